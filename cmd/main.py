@@ -1,0 +1,30 @@
+"""Start Parley: read the environment, serve until told to stop."""
+
+import os
+import sys
+from pathlib import Path
+
+import uvloop
+
+from internal.config.config import ConfigError, load
+from internal.config.docs import describe
+from internal.serve import CannotServe, serve
+
+
+def main() -> int:
+    """Run the server; 0 after a clean stop, 1 with one sentence on stderr otherwise."""
+    dotenv = Path(".env")
+    try:
+        config = load(os.environ, dotenv.read_text() if dotenv.exists() else None)
+        if "--print-config" in sys.argv[1:]:
+            sys.stdout.write(describe(config))
+            return 0
+        uvloop.run(serve(config))
+    except (ConfigError, CannotServe) as fault:
+        sys.stderr.write(f"parley: {fault}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

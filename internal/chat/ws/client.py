@@ -1,0 +1,217 @@
+"""One socket: bytes in and out, on the transport itself.
+
+The hub writes to thousands of these in one loop tick, so a socket is a protocol object and
+nothing more: no task, no queue object, no stream.
+"""
+
+import asyncio
+from typing import Protocol, cast
+
+import structlog
+from typing_extensions import override
+
+from internal.chat.ws import wire
+from internal.chat.ws.events import CloseReason
+from internal.chat.ws.session import Action, Close, Session, State
+
+_log = structlog.get_logger(__name__)
+# A peer that ignores the closing handshake is cut off after this.
+CLOSE_S = 10.0
+
+
+class Conversation(Protocol):
+    """Who acts on what clients ask for."""
+
+    def act(self, client: "Client", action: Action) -> None: ...
+    def lagging(self, client: "Client") -> None: ...
+    def gone(self, client: "Client") -> None: ...
+
+
+class Flusher(Protocol):
+    """Who writes what sockets have pending, at the end of the loop tick."""
+
+    def dirty(self, client: "Client") -> None: ...
+
+
+class Client(asyncio.Protocol):
+    """A WebSocket after the handshake."""
+
+    __slots__ = (
+        "_conversation",
+        "_drained",
+        "_flusher",
+        "_loop",
+        "_reader",
+        "address",
+        "guilds",
+        "is_live",
+        "is_paused",
+        "is_plain",
+        "key",
+        "login_id",
+        "pending",
+        "session",
+        "transport",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        conversation: Conversation,
+        flusher: Flusher,
+        *,
+        max_message: int,
+        address: str,
+    ) -> None:
+        self.session = session
+        self.address = address
+        self.transport: asyncio.Transport | None = None
+        # Who it is, once it is known; 0 before.
+        self.user_id = 0
+        self.login_id = 0
+        self.key = 0
+        self.guilds: set[int] = set()
+        # In the hub's index, told every event as it comes.
+        self.is_live = False
+        # The peer reads too slowly: the transport's buffer is past its bound.
+        self.is_paused = False
+        # Identified by the URL: it answers pings and knows no opcodes.
+        self.is_plain = False
+        # What leaves at the end of this tick: nothing, one piece, or several.
+        self.pending: bytes | list[bytes] | None = None
+        self._conversation = conversation
+        self._flusher = flusher
+        self._reader = wire.FrameReader(max_message)
+        self._loop = asyncio.get_running_loop()
+        # Set while someone waits for a paused transport to drain.
+        self._drained: asyncio.Future[None] | None = None
+
+    def start(self, transport: asyncio.Transport, high_water: int, early: bytes) -> None:
+        """Take over the transport of the HTTP connection, and what it read too far."""
+        self.transport = transport
+        transport.set_write_buffer_limits(high=high_water)
+        transport.set_protocol(self)
+        transport.resume_reading()
+        if early:
+            self._loop.call_soon(self.data_received, early)
+
+    # What asyncio calls.
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self.session.state is State.CLOSED:
+            return
+        try:
+            frames = self._reader.feed(data)
+        except wire.WireFault as fault:
+            self._end(fault.code, fault.reason)
+            return
+        for frame in frames:
+            self._receive(frame)
+            if self.session.state is State.CLOSED:
+                return
+
+    @override
+    def eof_received(self) -> bool:
+        return False
+
+    @override
+    def pause_writing(self) -> None:
+        self.is_paused = True
+        self._conversation.lagging(self)
+
+    @override
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.session.state = State.CLOSED
+        self.transport = None
+        self.pending = None
+        self.resume_writing()
+        self._conversation.gone(self)
+
+    # What the server calls.
+
+    def push(self, data: bytes) -> None:
+        """Send at the end of this loop tick, behind what is pending."""
+        pending = self.pending
+        if pending is None:
+            self.pending = data
+            self._flusher.dirty(self)
+        elif type(pending) is list:
+            pending.append(data)
+        else:
+            self.pending = [cast("bytes", pending), data]
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until the peer has read on; False if it did not within the time."""
+        if not self.is_paused:
+            return True
+        self._drained = self._loop.create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._drained
+        except TimeoutError:
+            return False
+        finally:
+            self._drained = None
+        return True
+
+    def close(self, reason: CloseReason) -> None:
+        """Say why and close, once what is pending has left."""
+        self._end(reason.code, reason.sentence)
+
+    def ping(self) -> None:
+        self.push(wire.encode(wire.PING, b""))
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _receive(self, frame: wire.Frame) -> None:
+        now = self._loop.time()
+        match frame.opcode:
+            case wire.TEXT | wire.BINARY:
+                action = self.session.receive(frame.payload, now)
+                if isinstance(action, Close):
+                    self.close(action.reason)
+                elif action is not None:
+                    self._conversation.act(self, action)
+            case wire.CLOSE:
+                code = int.from_bytes(frame.payload[:2], "big") if frame.payload else 1000
+                self._end(code if _may_be_echoed(code) else wire.PROTOCOL_ERROR, "")
+            case wire.PING:
+                if not self.session.allow(now):
+                    self.close(CloseReason.RATE_LIMITED)
+                else:
+                    self.push(wire.encode(wire.PONG, frame.payload))
+            case _:
+                if not self.session.allow(now):
+                    self.close(CloseReason.RATE_LIMITED)
+                elif self.is_plain:
+                    self.session.alive(now)
+
+    def _end(self, code: int, reason: str) -> None:
+        if self.session.state is State.CLOSED:
+            return
+        self.session.state = State.CLOSED
+        self.session.deadline = self._loop.time() + CLOSE_S
+        # Out of the index at once: nothing may follow the closing frame.
+        self._conversation.gone(self)
+        self.push(wire.encode_close(code, reason))
+        self._loop.call_soon(self._hang_up)
+
+    def _hang_up(self) -> None:
+        # Behind the flush of this tick. The transport sends what is buffered, then closes.
+        if self.transport is not None:
+            self.transport.close()
+
+
+def _may_be_echoed(code: int) -> bool:
+    """Whether a peer may name this code: 1005 and its like never travel."""
+    return code in {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011} or 3000 <= code < 5000  # noqa: PLR2004

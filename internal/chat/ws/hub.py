@@ -1,0 +1,180 @@
+"""The hub: which live sockets hear of what, and the writing to all of them at once.
+
+It holds no rules. Entries of the log come in, in order; each is encoded once, and what one socket
+gets within a loop tick leaves in one write. A socket that does not keep up leaves the index.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+from internal.chat.ws import events
+from internal.chat.ws.client import Client
+from internal.chat.ws.view import JOINED, LEFT, ended_sessions
+from internal.eventlog.model import Entry
+from internal.events import Event
+from internal.utils.json import encode
+
+_NOBODY: frozenset[Client] = frozenset()
+
+
+class Hub:
+    """The live sockets of this node, by user and by guild."""
+
+    def __init__(self, on_ended: Callable[[Iterable[Client]], None]) -> None:
+        # The position up to which every live socket has been told.
+        self.pos = 0
+        self.deliveries = 0
+        self.writes = 0
+        self._on_ended = on_ended
+        self._by_user: dict[int, set[Client]] = {}
+        self._by_guild: dict[int, set[Client]] = {}
+        self._dirty: list[Client] = []
+        self._flush_planned = False
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def users(self) -> int:
+        """How many people have a live socket here."""
+        return len(self._by_user)
+
+    def attach(self, client: Client) -> None:
+        """Tell a socket everything behind `pos` from now on. It must have been told up to it."""
+        client.is_live = True
+        self._by_user.setdefault(client.user_id, set()).add(client)
+        for guild_id in client.guilds:
+            self._by_guild.setdefault(guild_id, set()).add(client)
+
+    def detach(self, client: Client) -> None:
+        """Stop telling. What is pending is still sent; `client.guilds` stay as they are."""
+        if not client.is_live:
+            return
+        client.is_live = False
+        _drop(self._by_user, client.user_id, client)
+        for guild_id in client.guilds:
+            _drop(self._by_guild, guild_id, client)
+
+    def publish(self, entries: Sequence[Entry]) -> None:
+        """Tell the audience of each entry, in order."""
+        run: list[bytes] = []
+        run_guild: int | None = None
+        for entry in entries:
+            self.pos = entry.pos
+            if entry.users is None:
+                if entry.guild_id != run_guild and run:
+                    self._spread(run_guild, run)
+                    run = []
+                run_guild = entry.guild_id
+                frame = events.frame_of(entry)
+                if frame is not None:
+                    run.append(frame)
+                continue
+            if run:
+                self._spread(run_guild, run)
+                run = []
+            self._tell_users(entry, entry.users)
+        if run:
+            self._spread(run_guild, run)
+
+    def whisper(self, event: Event) -> None:
+        """Tell something that is not logged to whoever is live; others never hear of it."""
+        audience = event.audience()
+        frame = events.dispatch(event.type, self.pos, encode(event.payload()))
+        if audience.users is None:
+            self._spread(audience.guild_id, [frame])
+            return
+        for user_id in audience.users:
+            for client in self._by_user.get(user_id, _NOBODY):
+                client.push(frame)
+                self.deliveries += 1
+
+    def dirty(self, client: Client) -> None:
+        """A socket has something pending: write it at the end of this tick."""
+        self._dirty.append(client)
+        if not self._flush_planned:
+            self._flush_planned = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what is pending. Sockets with the same list of frames share the joined bytes."""
+        self._flush_planned = False
+        dirty, self._dirty = self._dirty, []
+        # By the identities of the pieces; kept with them, so that no identity is used again.
+        joined: dict[tuple[int, ...], tuple[bytes, list[bytes]]] = {}
+        for client in dirty:
+            pending, client.pending = client.pending, None
+            transport = client.transport
+            if pending is None or transport is None:
+                continue
+            if type(pending) is list:
+                key = tuple(map(id, pending))
+                known = joined.get(key)
+                if known is None:
+                    known = joined[key] = b"".join(pending), pending
+                data = known[0]
+            else:
+                data = cast("bytes", pending)
+            transport.write(data)
+            self.writes += 1
+
+    def _spread(self, guild_id: int | None, frames: list[bytes]) -> None:
+        members = self._by_guild.get(guild_id or 0)
+        if not members:
+            return
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        self.deliveries += len(members) * len(frames)
+        dirty = self._dirty
+        before = len(dirty)
+        for client in members:
+            pending = client.pending
+            if pending is None:
+                client.pending = data
+                dirty.append(client)
+            elif type(pending) is list:
+                pending.append(data)
+            else:
+                client.pending = [cast("bytes", pending), data]
+        if len(dirty) > before and not self._flush_planned:
+            self._flush_planned = True
+            self._loop.call_soon(self.flush)
+
+    def _tell_users(self, entry: Entry, users: Iterable[int]) -> None:
+        if entry.is_internal:
+            self._end_sessions(entry, users)
+            return
+        frame = events.frame_of(entry)
+        for user_id in users:
+            for client in self._by_user.get(user_id, _NOBODY):
+                if frame is not None:
+                    client.push(frame)
+                    self.deliveries += 1
+                if entry.guild_id is not None:
+                    self._move(client, entry.type, entry.guild_id)
+
+    def _move(self, client: Client, kind: str, guild_id: int) -> None:
+        if kind == JOINED:
+            client.guilds.add(guild_id)
+            self._by_guild.setdefault(guild_id, set()).add(client)
+        elif kind == LEFT:
+            client.guilds.discard(guild_id)
+            _drop(self._by_guild, guild_id, client)
+
+    def _end_sessions(self, entry: Entry, users: Iterable[int]) -> None:
+        ended = ended_sessions(entry)
+        if ended:
+            self._on_ended(
+                [
+                    client
+                    for user_id in users
+                    for client in self._by_user.get(user_id, _NOBODY)
+                    if client.login_id in ended
+                ]
+            )
+
+
+def _drop(index: dict[int, set[Client]], key: int, client: Client) -> None:
+    members = index.get(key)
+    if members is not None:
+        members.discard(client)
+        if not members:
+            del index[key]

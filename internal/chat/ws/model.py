@@ -1,0 +1,84 @@
+"""What the gateway tells a session when it opens."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from internal.db.postgres import Conn
+from internal.user.model import OwnUser
+from internal.utils.request import Actor
+from internal.utils.snowflake import Snowflake
+
+
+class UnavailableGuild(msgspec.Struct, frozen=True):
+    """A guild that READY announces and a GUILD_CREATE then tells."""
+
+    id: Snowflake
+    unavailable: Literal[True] = True
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload of READY."""
+
+    v: int = 10
+    user: OwnUser
+    guilds: list[UnavailableGuild]
+    private_channels: Sequence[object]
+    session_id: str
+    resume_gateway_url: str
+    relationships: list[object] = []
+    presences: list[object] = []
+
+
+class SentNonce(msgspec.Struct):
+    """The nonce of a send, to be given back with its outcome whatever that is."""
+
+    nonce: str | int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Everything a session begins with, as of one moment."""
+
+    user: OwnUser
+    # The payloads of GUILD_CREATE, each with the guild's id.
+    guilds: Sequence[tuple[Snowflake, object]]
+    private_channels: Sequence[object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """What the gateway asks of the features; the composition root fills it."""
+
+    authenticate: Callable[[str], Awaitable[Actor]]
+    # Whether the login session is still there, in this snapshot.
+    is_alive: Callable[[Conn, Actor], Awaitable[bool]]
+    state_of: Callable[[Conn, Snowflake], Awaitable[State]]
+    memberships: Callable[[Conn, Snowflake], Awaitable[set[int]]]
+    # Takes the JSON of a send; gives the message back, or raises AppError.
+    send: Callable[[Actor, bytes], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of the gateway."""
+
+    heartbeat_s: float
+    replay: int
+    retention_s: float
+    slow_reader_bytes: int
+    sockets: int
+    # Sockets of one address that have not said who they are.
+    strangers_per_address: int
+    drain_window_s: float
+    identify_s: float = 10.0
+    # READYs that are built at once; the others wait, and so long.
+    openings: int = 4
+    opening_wait_s: float = 30.0
+    # A slow reader has this long to catch up.
+    lag_s: float = 60.0
+    message_bytes: int = 64 * 1024
+    sends_waiting: int = 64
+    cursor_s: float = field(default=7 * 86400.0)

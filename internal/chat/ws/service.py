@@ -1,0 +1,441 @@
+"""The gateway: opens sessions, resumes them, catches slow ones up, and ends them."""
+
+import asyncio
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Final
+
+import structlog
+
+from internal.chat.ws import events
+from internal.chat.ws.client import Client
+from internal.chat.ws.cursor import Cursor, CursorSigner, new_key
+from internal.chat.ws.events import CloseReason, Op
+from internal.chat.ws.hub import Hub
+from internal.chat.ws.model import Doors, Limits, Ready, SentNonce, State, UnavailableGuild
+from internal.chat.ws.session import Action, Identify, Reply, Resume, Send
+from internal.chat.ws.session import State as Stage
+from internal.chat.ws.view import Fate, View, replay
+from internal.db.postgres import Database
+from internal.errors import AppError, Unauthorized, Unavailable
+from internal.eventlog import repository
+from internal.eventlog.model import Entry
+from internal.eventlog.tailer import Tailer
+from internal.utils.json import UnreadableJson, decoder, encode
+from internal.utils.request import Actor
+from internal.utils.response import error_body
+from internal.utils.snowflake import Snowflake
+
+_log = structlog.get_logger(__name__)
+
+_MAX_SUPPRESSED: Final = 64
+_SNAPSHOT_TRIES: Final = 50
+# A chunk of catching up: small enough that the buffer's bound means something.
+_CHUNK_ENTRIES: Final = 512
+_CHUNK_BYTES: Final = 256 * 1024
+_LOG_SPAN: Final = 20_000
+_TAILER_S: Final = 5.0
+_SWEEP_S: Final = 1.0
+
+_read_nonce = decoder(SentNonce)
+
+
+class InvalidSession(Exception):
+    """The cursor can't be honoured; the reason is for the metrics, never for the client."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class GatewayService:
+    """Acts on what clients ask for. The hub tells those that are live."""
+
+    def __init__(  # noqa: PLR0913  # the gateway is where the log, the hub and the features meet
+        self,
+        db: Database,
+        tailer: Tailer,
+        signer: CursorSigner,
+        doors: Doors,
+        limits: Limits,
+        *,
+        resume_url: Callable[[], str],
+        count_resume: Callable[[str], None],
+        count_close: Callable[[int], None],
+    ) -> None:
+        self.limits = limits
+        self.hub = Hub(self._end_logins)
+        self.clients: set[Client] = set()
+        self.is_draining = False
+        self._db = db
+        self._tailer = tailer
+        self._signer = signer
+        self._doors = doors
+        self._resume_url = resume_url
+        self._count_resume = count_resume
+        self._count_close = count_close
+        # Sockets that have not said who they are, by address.
+        self._strangers: Counter[str] = Counter()
+        self._by_key: dict[int, Client] = {}
+        self._openings = asyncio.Semaphore(limits.openings)
+        self._sends: dict[Client, deque[bytes]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    # Sockets that come and go.
+
+    def admit(self, address: str) -> bool:
+        """Whether one more socket of this address may come in."""
+        return (
+            not self.is_draining
+            and len(self.clients) < self.limits.sockets
+            and self._strangers[address] < self.limits.strangers_per_address
+        )
+
+    def welcome(self, client: Client, token: str | None) -> None:
+        """Greet a new socket; one with a token in its URL is identified at once."""
+        self.clients.add(client)
+        self._strangers[client.address] += 1
+        client.push(client.session.hello())
+        if token is not None:
+            client.is_plain = True
+            client.session.state = Stage.OPENING
+            self.act(client, Identify(token))
+
+    def gone(self, client: Client) -> None:
+        """A socket is closing or has been lost: no event reaches it from here on."""
+        self.hub.detach(client)
+        if self._by_key.get(client.key) is client:
+            del self._by_key[client.key]
+        if client.transport is None and client in self.clients:
+            self.clients.discard(client)
+            if not client.user_id:
+                self._known(client)
+
+    def lagging(self, client: Client) -> None:
+        """A socket's buffer is full: it leaves the index and is caught up as fast as it reads."""
+        if client.is_live:
+            self.hub.detach(client)
+            view = View(client.user_id, client.login_id, client.guilds)
+            self._spawn(client, self._follow(client, view, self.hub.pos))
+
+    def act(self, client: Client, action: Action) -> None:
+        match action:
+            case Reply(frame):
+                client.push(frame)
+            case Identify(token):
+                self._spawn(client, self._identify(client, token))
+            case Resume():
+                self._spawn(client, self._resume(client, action))
+            case Send(body):
+                self._queue_send(client, body)
+            case _:
+                client.close(action.reason)
+
+    async def sweep(self) -> None:
+        """Close what has been silent for too long, until cancelled."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = self._loop.time()
+            for client in list(self.clients):
+                session = client.session
+                if now > session.deadline:
+                    if session.state is Stage.CLOSED:
+                        client.abort()
+                    else:
+                        self._count_close(CloseReason.SESSION_TIMED_OUT.code)
+                        client.close(CloseReason.SESSION_TIMED_OUT)
+                elif client.is_plain and session.deadline - now < session.interval_s:
+                    client.ping()
+
+    async def drain(self) -> None:
+        """Send everyone elsewhere with a resumable code, spread over the window."""
+        self.is_draining = True
+        waiting = list(self.clients)
+        random.shuffle(waiting)
+        # Two milliseconds a socket is what a resume costs; few sockets need no spreading.
+        window_s = min(self.limits.drain_window_s, len(waiting) * 0.002)
+        started = self._loop.time()
+        for number, client in enumerate(waiting):
+            behind_s = started + window_s * number / len(waiting) - self._loop.time()
+            if behind_s > 0:
+                await asyncio.sleep(behind_s)
+            client.push(events.RECONNECT)
+            client.close(CloseReason.RESTARTING)
+        self.hub.flush()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._hang_up(waiting)
+
+    async def _hang_up(self, clients: Sequence[Client]) -> None:
+        """Let the last frames leave, for a moment; then cut."""
+        until = self._loop.time() + 1.0
+        while any(client.transport for client in clients) and self._loop.time() < until:
+            await asyncio.sleep(0.01)
+        for client in clients:
+            client.abort()
+
+    # Opening.
+
+    async def _identify(self, client: Client, token: str) -> None:
+        actor = await self._doors.authenticate(token)
+        async with asyncio.timeout(self.limits.opening_wait_s), self._openings:
+            state, pos, epoch, suppressed = await self._snapshot(actor)
+        if client.session.state is not Stage.OPENING:
+            return
+        guilds = {int(guild_id) for guild_id, _ in state.guilds}
+        view = View(actor.user_id, actor.session_id, guilds, suppressed)
+        self._take_place(client, actor, new_key())
+        cursor = Cursor(
+            user_id=int(actor.user_id),
+            login_id=int(actor.session_id),
+            epoch=epoch,
+            key=client.key,
+            expires_at=int(time.time() + self.limits.cursor_s),
+            suppressed=suppressed,
+        )
+        for frame in self._opening_frames(state, self._signer.sign(cursor), pos):
+            client.push(frame)
+        client.session.opened(self._loop.time())
+        await self._follow(client, view, pos)
+
+    async def _snapshot(self, actor: Actor) -> tuple[State, int, int, list[int]]:
+        """The state of one moment, its position, and what it shows that has no position yet."""
+        for _ in range(_SNAPSHOT_TRIES):
+            async with self._db.snapshot() as conn:
+                suppressed = await repository.undrained(conn, _MAX_SUPPRESSED + 1)
+                if len(suppressed) <= _MAX_SUPPRESSED:
+                    if not await self._doors.is_alive(conn, actor):
+                        raise Unauthorized
+                    pos, epoch = await repository.head(conn)
+                    state = await self._doors.state_of(conn, actor.user_id)
+                    return state, pos, epoch, suppressed
+            # Too much is on its way to the log: let it arrive, and look again.
+            await self._tailer.reached(self._tailer.pos + _MAX_SUPPRESSED, 0.1)
+        raise Unavailable
+
+    def _opening_frames(self, state: State, session_id: str, pos: int) -> Iterable[bytes]:
+        """READY and the guilds. Only the last carries the position: a cut before it is no hole."""
+        ready = Ready(
+            user=state.user,
+            guilds=[UnavailableGuild(guild_id) for guild_id, _ in state.guilds],
+            private_channels=state.private_channels,
+            session_id=session_id,
+            resume_gateway_url=self._resume_url(),
+        )
+        yield events.dispatch("READY", 0 if state.guilds else pos, encode(ready))
+        last = len(state.guilds) - 1
+        for number, (_, guild) in enumerate(state.guilds):
+            yield events.dispatch("GUILD_CREATE", pos if number == last else 0, encode(guild))
+
+    async def _resume(self, client: Client, wish: Resume) -> None:
+        actor = await self._doors.authenticate(wish.token)
+        try:
+            view, frames, pos = await self._replay(actor, wish)
+        except InvalidSession as fault:
+            self._count_resume(fault.reason)
+            client.session.reopened(self._loop.time(), self.limits.identify_s)
+            client.push(events.INVALID_SESSION)
+            return
+        if client.session.state is not Stage.OPENING:
+            return
+        cursor = self._signer.read(wish.session_id, time.time())
+        key = cursor.key if cursor else new_key()
+        older = self._by_key.get(key)
+        if older is not None:
+            older.close(CloseReason.REPLACED)
+        self._take_place(client, actor, key)
+        for frame in frames:
+            client.push(frame)
+        client.push(events.dispatch("RESUMED", pos, b"{}"))
+        client.session.opened(self._loop.time())
+        self._count_resume("ok")
+        await self._follow(client, view, pos)
+
+    async def _replay(self, actor: Actor, wish: Resume) -> tuple[View, list[bytes], int]:
+        """What was missed: the view to go on with, the frames, and the position they reach."""
+        cursor = self._signer.read(wish.session_id, time.time())
+        if cursor is None:
+            raise InvalidSession("bad_cursor")
+        if (cursor.user_id, cursor.login_id) != (actor.user_id, actor.session_id):
+            raise InvalidSession("other_session")
+        async with self._db.snapshot() as conn:
+            if not await self._doors.is_alive(conn, actor):
+                raise Unauthorized
+            pos, epoch = await repository.head(conn)
+            if epoch != cursor.epoch:
+                raise InvalidSession("other_epoch")
+            if not 0 < wish.seq <= pos:
+                raise InvalidSession("no_such_position")
+            now_in = await self._doors.memberships(conn, actor.user_id)
+            # A leave that has no position yet wins over the past; a join will be told live.
+            moving = await repository.undrained_moves(conn, actor.user_id)
+            still = await repository.undrained(conn, 10_000) if cursor.suppressed else []
+        guilds = {guild_id for guild_id in now_in if guild_id not in moving}
+        if not await self._tailer.reached(pos, _TAILER_S):
+            raise Unavailable
+        entries = await self._missed(actor.user_id, guilds, wish.seq, pos)
+        if len(entries) > self.limits.replay:
+            raise InvalidSession("too_much")
+        frames = replay(entries, actor.user_id, guilds, cursor.suppressed)
+        left = [outbox_id for outbox_id in cursor.suppressed if outbox_id in set(still)]
+        return View(actor.user_id, actor.session_id, guilds, left), frames, pos
+
+    async def _missed(
+        self, user_id: Snowflake, guilds: set[int], seq: int, pos: int
+    ) -> Sequence[Entry]:
+        """The entries in (seq, pos] that concern a user, from memory or from the log."""
+        if seq == pos:
+            return []
+        held = self._tailer.ring.after(seq, pos)
+        if held is not None:
+            entries = [
+                e
+                for e in held
+                if (e.guild_id in guilds if e.users is None else user_id in e.users)
+            ]
+            if entries and time.time() - entries[0].created_at.timestamp() > (
+                self.limits.retention_s
+            ):
+                raise InvalidSession("too_old")
+            return entries
+        return await self._missed_from_log(user_id, guilds, seq, pos)
+
+    async def _missed_from_log(
+        self, user_id: Snowflake, guilds: set[int], seq: int, pos: int
+    ) -> Sequence[Entry]:
+        found: list[Entry] = []
+        async with self._db.read() as conn:
+            oldest = await repository.oldest(conn)
+            age_s = await repository.age_s(conn, seq + 1)
+            if oldest is None or oldest > seq + 1 or (age_s or 0) > self.limits.retention_s:
+                raise InvalidSession("too_old")
+            for start in range(seq, pos, _LOG_SPAN):
+                found += await repository.concerning(
+                    conn, user_id, list(guilds), after=start, upto=min(pos, start + _LOG_SPAN)
+                )
+                if len(found) > self.limits.replay:
+                    break
+        return found
+
+    def _known(self, client: Client) -> None:
+        self._strangers[client.address] -= 1
+        if self._strangers[client.address] <= 0:
+            del self._strangers[client.address]
+
+    def _take_place(self, client: Client, actor: Actor, key: int) -> None:
+        self._known(client)
+        client.user_id, client.login_id, client.key = actor.user_id, actor.session_id, key
+        self._by_key[key] = client
+
+    # Catching up.
+
+    async def _follow(self, client: Client, view: View, pos: int) -> None:
+        """Tell everything behind `pos` as fast as the client reads, until it is live."""
+        deadline = self._loop.time() + self.limits.lag_s
+        while client.session.state is Stage.READY:
+            # The flush of what was just pushed shows whether the client keeps up.
+            await asyncio.sleep(0)
+            left_s = deadline - self._loop.time()
+            if left_s <= 0 or not await client.drained(left_s):
+                client.close(CloseReason.SLOW_READER)
+                return
+            if client.session.state is not Stage.READY:
+                return
+            if pos == self.hub.pos and not view.suppressed:
+                client.guilds = view.guilds
+                self.hub.attach(client)
+                return
+            if pos >= self.hub.pos:
+                await self._tailer.reached(pos + 1, left_s)
+                continue
+            pos = await self._tell_chunk(client, view, pos)
+
+    async def _tell_chunk(self, client: Client, view: View, pos: int) -> int:
+        """Tell some of what is behind `pos`; where that ends."""
+        held = self._tailer.ring.after(pos)
+        if held is None:
+            async with self._db.read() as conn:
+                held = iter(await repository.after(conn, pos, _CHUNK_ENTRIES))
+        size = 0
+        for number, entry in enumerate(held):
+            fate = view.take(entry)
+            pos = entry.pos
+            if fate is Fate.END:
+                client.close(CloseReason.AUTHENTICATION_FAILED)
+                return pos
+            frame = events.frame_of(entry) if fate is Fate.TELL else None
+            if frame is not None:
+                client.push(frame)
+                self.hub.deliveries += 1
+                size += len(frame)
+            if size > _CHUNK_BYTES or number >= _CHUNK_ENTRIES:
+                break
+        return pos
+
+    # Sending over the socket.
+
+    def _queue_send(self, client: Client, body: bytes) -> None:
+        queue = self._sends.get(client)
+        if queue is None:
+            queue = self._sends[client] = deque([body])
+            self._spawn(client, self._send_in_order(client, queue))
+        elif len(queue) >= self.limits.sends_waiting:
+            client.push(_outcome(body, error=Unavailable(retry_after=1)))
+        else:
+            queue.append(body)
+
+    async def _send_in_order(self, client: Client, queue: deque[bytes]) -> None:
+        actor = Actor(Snowflake(client.user_id), Snowflake(client.login_id))
+        try:
+            while queue and client.session.state is Stage.READY:
+                body = queue[0]
+                try:
+                    client.push(_outcome(body, sent=await self._doors.send(actor, body)))
+                except AppError as fault:
+                    client.push(_outcome(body, error=fault))
+                queue.popleft()
+        finally:
+            del self._sends[client]
+
+    # Ending.
+
+    def _end_logins(self, clients: Iterable[Client]) -> None:
+        for client in clients:
+            self._count_close(CloseReason.AUTHENTICATION_FAILED.code)
+            client.close(CloseReason.AUTHENTICATION_FAILED)
+
+    def _spawn(self, client: Client, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(self._guard(client, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, client: Client, work: Coroutine[None, None, None]) -> None:
+        """Whatever goes wrong ends this socket alone, in a way that its client understands."""
+        try:
+            await work
+        except Unauthorized:
+            client.close(CloseReason.AUTHENTICATION_FAILED)
+        except (Unavailable, TimeoutError):
+            client.push(events.RECONNECT)
+            client.close(CloseReason.UNKNOWN_ERROR)
+        except Exception:
+            _log.exception("gateway_task_failed")
+            client.close(CloseReason.UNKNOWN_ERROR)
+
+
+def _outcome(body: bytes, *, sent: object = None, error: AppError | None = None) -> bytes:
+    """The answer to a send: the message or the error, with the nonce that it came with."""
+    try:
+        nonce = _read_nonce(body).nonce
+    except UnreadableJson:
+        nonce = None
+    answer: dict[str, object] = {"nonce": nonce}
+    if error is None:
+        answer["message"] = sent
+    else:
+        answer["error"] = error_body(error)
+    return events.message(Op.SENT, answer)

@@ -1,0 +1,167 @@
+"""The gateway's conversation with one client as a state machine: messages in, actions out."""
+
+from enum import Enum
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+
+from internal.chat.ws.events import HEARTBEAT_ACK, CloseReason, Envelope, Op, message
+from internal.utils.json import UnreadableJson, decoder
+
+# 120 messages a minute, as clients know it from elsewhere. Sends have a limit of their own.
+_BURST: Final = 120.0
+_PER_S: Final = 2.0
+# A client may miss one heartbeat and be late with the next.
+_MISSED: Final = 2.0
+# How long the server may take to tell a client everything.
+_OPENING_S: Final = 60.0
+
+
+class IdentifyBody(msgspec.Struct):
+    """What IDENTIFY needs. Libraries send much more, which is ignored."""
+
+    token: str
+
+
+class ResumeBody(msgspec.Struct):
+    """What RESUME needs."""
+
+    token: str
+    session_id: Annotated[str, msgspec.Meta(max_length=4096)]
+    seq: int | None
+
+
+class Reply(NamedTuple):
+    """Send these bytes."""
+
+    frame: bytes
+
+
+class Identify(NamedTuple):
+    """Find out who it is, and tell everything from the start."""
+
+    token: str
+
+
+class Resume(NamedTuple):
+    """Go on behind `seq`."""
+
+    token: str
+    session_id: str
+    seq: int
+
+
+class Send(NamedTuple):
+    """A message to a channel, as JSON."""
+
+    body: bytes
+
+
+class Close(NamedTuple):
+    """End the socket."""
+
+    reason: CloseReason
+
+
+Action = Reply | Identify | Resume | Send | Close
+
+
+class State(Enum):
+    """Where the conversation is."""
+
+    # HELLO was said; IDENTIFY or RESUME is expected, heartbeats are welcome.
+    GREETED = 1
+    # Who it is, or what was missed, is being found out.
+    OPENING = 2
+    # Events flow.
+    READY = 3
+    CLOSED = 4
+
+
+_read_envelope = decoder(Envelope)
+_read_identify = decoder(IdentifyBody)
+_read_resume = decoder(ResumeBody)
+
+
+class Session:
+    """One socket's conversation. It does no I/O and reads no clock: `now` is passed in."""
+
+    __slots__ = ("_budget", "_budget_at", "deadline", "interval_s", "state")
+
+    def __init__(self, *, interval_s: float, identify_s: float, now: float) -> None:
+        self.interval_s = interval_s
+        self.state = State.GREETED
+        # When the socket is closed unless something is heard before.
+        self.deadline = now + identify_s
+        self._budget = _BURST
+        self._budget_at = now
+
+    def hello(self) -> bytes:
+        return message(Op.HELLO, {"heartbeat_interval": round(self.interval_s * 1000)})
+
+    def opened(self, now: float) -> None:
+        """The client was told everything it missed; from here on it must show that it lives."""
+        if self.state is State.OPENING:
+            self.state = State.READY
+            self.alive(now)
+
+    def reopened(self, now: float, identify_s: float) -> None:
+        """A RESUME was refused: the client may IDENTIFY on the same socket."""
+        if self.state is State.OPENING:
+            self.state = State.GREETED
+            self.deadline = now + identify_s
+
+    def alive(self, now: float) -> None:
+        self.deadline = now + _MISSED * self.interval_s
+
+    def receive(self, raw: bytes, now: float) -> Action | None:
+        """What one message of the client asks for."""
+        if self.state is State.CLOSED:
+            return None
+        try:
+            envelope = _read_envelope(raw)
+            if envelope.op != Op.SEND and not self.allow(now):
+                return Close(CloseReason.RATE_LIMITED)
+            return self._act(envelope, now)
+        except UnreadableJson:
+            return Close(CloseReason.DECODE_ERROR)
+
+    def _act(self, envelope: Envelope, now: float) -> Action | None:
+        match envelope.op:
+            case Op.HEARTBEAT:
+                if self.state is State.READY:
+                    self.alive(now)
+                return Reply(HEARTBEAT_ACK)
+            case Op.IDENTIFY | Op.RESUME:
+                return self._open(envelope, now)
+            case Op.SEND:
+                if self.state is not State.READY:
+                    return Close(CloseReason.NOT_AUTHENTICATED)
+                return Send(bytes(envelope.d))
+            case _:
+                return Close(CloseReason.UNKNOWN_OPCODE)
+
+    def _open(self, envelope: Envelope, now: float) -> Action:
+        if self.state is not State.GREETED:
+            return Close(CloseReason.ALREADY_AUTHENTICATED)
+        if envelope.op == Op.IDENTIFY:
+            action: Action = Identify(_read_identify(envelope.d).token)
+        else:
+            body = _read_resume(envelope.d)
+            # Libraries send null before they have seen any event; nothing can follow that.
+            seq = 0 if body.seq is None else body.seq
+            if seq < 0:
+                return Close(CloseReason.INVALID_SEQ)
+            action = Resume(body.token, body.session_id, seq)
+        self.state = State.OPENING
+        self.deadline = now + _OPENING_S
+        return action
+
+    def allow(self, now: float) -> bool:
+        """Whether one more message or control frame is within the limit."""
+        self._budget = min(_BURST, self._budget + (now - self._budget_at) * _PER_S)
+        self._budget_at = now
+        if self._budget < 1:
+            return False
+        self._budget -= 1
+        return True

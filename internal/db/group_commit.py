@@ -1,0 +1,147 @@
+"""Group commit: what arrives together is committed together, and each keeps its own result."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import structlog
+
+from internal.errors import AppError, Unavailable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_log = structlog.get_logger(__name__)
+
+
+class _Waiting(Generic[Item, Result]):
+    """An item on its way, and where its result is awaited."""
+
+    __slots__ = ("item", "outcome")
+
+    def __init__(self, item: Item, outcome: asyncio.Future[Result]) -> None:
+        self.item = item
+        self.outcome = outcome
+
+
+class _Lane(Generic[Item, Result]):
+    """Items that are committed one batch after the other."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Waiting[Item, Result]] = deque()
+        self.filled = asyncio.Event()
+
+
+class GroupCommit(Generic[Item, Result]):
+    """Collects items while a batch is being committed; these are the next batch.
+
+    Items of one lane keep their order. Lanes are committed beside one another, so that what
+    holds up one of them does not hold up all.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[Item]], Awaitable[Sequence[Result | AppError]]],
+        *,
+        lanes: int,
+        max_batch: int,
+        max_waiting: int,
+        timeout_s: float,
+    ) -> None:
+        """`commit` gives one result, or the error, for each item; what it raises is of all."""
+        self._commit = commit
+        self._lanes: list[_Lane[Item, Result]] = [_Lane() for _ in range(lanes)]
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._timeout_s = timeout_s
+        self._count = 0
+
+    def waiting(self) -> int:
+        """How many items are queued, for the metrics."""
+        return self._count
+
+    async def submit(self, key: int, item: Item) -> Result:
+        """Commit an item with others, after all earlier ones with the same `key`.
+
+        Unavailable when too many wait already, or when it takes too long: it is then unknown
+        whether the item was committed. Whoever stops waiting disturbs no others.
+        """
+        if self._count >= self._max_waiting:
+            raise Unavailable(retry_after=1)
+        lane = self._lanes[key % len(self._lanes)]
+        outcome: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        lane.waiting.append(_Waiting(item, outcome))
+        self._count += 1
+        lane.filled.set()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await outcome
+        except TimeoutError:
+            raise Unavailable(retry_after=1) from None
+
+    async def run(self) -> None:
+        """Commit until cancelled; whoever still waits then is told to try again."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lane in self._lanes:
+                    group.create_task(self._run_lane(lane))
+        finally:
+            for lane in self._lanes:
+                _tell_all(self._take(lane, len(lane.waiting)), Unavailable(retry_after=1))
+
+    async def _run_lane(self, lane: _Lane[Item, Result]) -> None:
+        while True:
+            await lane.filled.wait()
+            batch = self._take(lane, self._max_batch)
+            if not lane.waiting:
+                lane.filled.clear()
+            if batch:
+                await self._commit_batch(batch)
+
+    def _take(
+        self, lane: _Lane[Item, Result], at_most: int
+    ) -> list[_Waiting[Item, Result]]:
+        """Take the oldest items that are still waited for."""
+        taken: list[_Waiting[Item, Result]] = []
+        while lane.waiting and len(taken) < at_most:
+            one = lane.waiting.popleft()
+            self._count -= 1
+            if not one.outcome.done():
+                taken.append(one)
+        return taken
+
+    async def _commit_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+        try:
+            results = await self._commit([one.item for one in batch])
+        except Unavailable as fault:
+            _tell_all(batch, fault)
+        except Exception as fault:
+            if len(batch) == 1:
+                _tell(batch[0], fault)
+                return
+            # One of them spoiled it for all: alone, it spoils only itself.
+            _log.warning("group_commit_split", items=len(batch), fault=repr(fault))
+            for one in batch:
+                await self._commit_batch([one])
+        except asyncio.CancelledError:
+            _tell_all(batch, Unavailable(retry_after=1))
+            raise
+        else:
+            for one, result in zip(batch, results, strict=True):
+                _tell(one, result)
+
+
+def _tell(one: _Waiting[Item, Result], result: Result | Exception) -> None:
+    if one.outcome.done():  # whoever waited has gone
+        return
+    if isinstance(result, Exception):
+        one.outcome.set_exception(result)
+    else:
+        one.outcome.set_result(result)
+
+
+def _tell_all(batch: Sequence[_Waiting[Item, Result]], fault: Unavailable) -> None:
+    """Each gets an error of its own: one that is raised in two places mixes up its tracebacks."""
+    for one in batch:
+        _tell(one, Unavailable(retry_after=fault.retry_after))

@@ -1,0 +1,104 @@
+"""PostgreSQL: connections, transactions, and the rule that events leave with the commit."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from internal.errors import Unavailable
+from internal.events import Event
+
+# Quoted: these are generic to the type checker alone.
+Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+WriteOutbox = Callable[[Conn, Sequence[Event]], Awaitable[None]]
+
+# How long a request waits for a free connection before it is told to come again.
+_ACQUIRE_S = 5.0
+# What says that the database is away, rather than that a statement is wrong.
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.DiskFullError,
+)
+
+
+class UnsafeDatabase(Exception):
+    """The database is configured so that what it acknowledged could be lost."""
+
+
+class Transaction:
+    """One transaction and what it has to tell. Leaving the block commits."""
+
+    def __init__(self, conn: Conn) -> None:
+        self.conn = conn
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        """Tell the event's audience once this transaction has been committed, never otherwise."""
+        self.events.append(event)
+
+
+class Database:
+    """The pool, and the only ways to use it."""
+
+    def __init__(
+        self, pool: Pool, write_outbox: WriteOutbox, on_commit: Callable[[], None]
+    ) -> None:
+        self._pool = pool
+        self._write_outbox = write_outbox
+        self._on_commit = on_commit
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Conn]:
+        """A connection for single statements, each in a snapshot of its own."""
+        try:
+            async with self._pool.acquire(timeout=_ACQUIRE_S) as conn:
+                yield conn
+        except AWAY as fault:
+            raise Unavailable(retry_after=1) from fault
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Conn]:
+        """A connection whose statements all see the same moment. It can't write."""
+        async with (
+            self.read() as conn,
+            conn.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            yield conn
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """A transaction. Its events are written last, after all row locks (delivery order).
+
+        Unavailable when the connection breaks: whether the commit happened is then unknown.
+        """
+        async with self.read() as conn:
+            async with conn.transaction():
+                tx = Transaction(conn)
+                yield tx
+                if tx.events:
+                    await self._write_outbox(conn, tx.events)
+            if tx.events:
+                self._on_commit()
+
+
+async def refuse_unsafe(conn: Conn) -> None:
+    """Raise UnsafeDatabase when a crash of this server could undo what it has acknowledged."""
+    for setting in ("fsync", "full_page_writes"):
+        if await conn.fetchval("SELECT current_setting($1)", setting) == "off":
+            raise UnsafeDatabase(
+                f"The database runs with {setting}=off, so a crash can lose acknowledged "
+                f"messages. Set {setting}=on and start again."
+            )

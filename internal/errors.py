@@ -1,0 +1,196 @@
+"""The catalogue of errors: what is wrong, as a status, a stable code and one sentence.
+
+Codes follow the ranges of the public Discord HTTP API, which existing client libraries parse:
+10xxx unknown, 20xxx not for you, 30xxx limits, 40xxx account, 50xxx invalid or forbidden,
+and 90xxx for what only this server knows.
+"""
+
+from typing import ClassVar
+
+type_by_code: dict[int, type["AppError"]] = {}
+
+
+class AppError(Exception):
+    """Base of the catalogue. A leaf sets `status`, `code` and `message`, and nothing more."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[int] = 0
+    message: ClassVar[str] = "Internal Server Error"
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        errors: dict[str, object] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """`detail` replaces the catalogue's sentence; `errors` nests faults by field."""
+        super().__init__(detail or self.message)
+        self.errors = errors
+        self.retry_after = retry_after
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a code that another error has taken."""
+        super().__init_subclass__()
+        taken = type_by_code.setdefault(cls.code, cls)
+        if taken is not cls and taken.__qualname__ != cls.__qualname__:
+            raise TypeError(f"{cls.__name__} takes code {cls.code} of {taken.__name__}")
+
+
+class NotFound(AppError):
+    status, code, message = 404, 10000, "Not Found"
+
+
+class UnknownChannel(AppError):
+    status, code, message = 404, 10003, "Unknown Channel"
+
+
+class UnknownGuild(AppError):
+    status, code, message = 404, 10004, "Unknown Guild"
+
+
+class UnknownMember(AppError):
+    status, code, message = 404, 10007, "Unknown Member"
+
+
+class UnknownMessage(AppError):
+    status, code, message = 404, 10008, "Unknown Message"
+
+
+class UnknownUser(AppError):
+    status, code, message = 404, 10013, "Unknown User"
+
+
+class UnknownSession(AppError):
+    status, code, message = 404, 10020, "Unknown Session"
+
+
+class UnknownInvite(AppError):
+    status, code, message = 404, 10006, "Unknown Invite"
+
+
+class SlowDown(AppError):
+    status, code, message = 429, 20028, "You are being rate limited."
+
+
+class TooManyGuilds(AppError):
+    status, code, message = 400, 30001, "Maximum number of guilds reached"
+
+
+class TooManyChannels(AppError):
+    status, code, message = 400, 30013, "Maximum number of guild channels reached"
+
+
+class TooManyMembers(AppError):
+    status, code, message = 400, 30019, "Maximum number of server members reached"
+
+
+class Unauthorized(AppError):
+    status, code, message = 401, 40001, "Unauthorized"
+
+
+class BodyTooLarge(AppError):
+    status, code, message = 413, 40005, "Request entity too large"
+
+
+class InvalidCredentials(AppError):
+    status, code, message = 401, 40011, "The address or the password is wrong"
+
+
+class RegistrationClosed(AppError):
+    status, code, message = 403, 40012, "This server does not take new accounts"
+
+
+class InvitationRequired(AppError):
+    status, code, message = 403, 40013, "This server takes new accounts by invitation only"
+
+
+class InvalidSetupSecret(AppError):
+    status, code, message = 403, 40014, "The setup secret is wrong or has been used"
+
+
+class NonceMismatch(AppError):
+    status, code, message = (
+        409,
+        40015,
+        "This nonce was used before for another channel or another body",
+    )
+
+
+class MissingAccess(AppError):
+    status, code, message = 403, 50001, "Missing Access"
+
+
+class WrongChannelType(AppError):
+    status, code, message = 400, 50024, "Cannot execute action on this channel type"
+
+
+class NotTheAuthor(AppError):
+    status, code, message = 403, 50005, "Cannot edit a message authored by another user"
+
+
+class EmptyMessage(AppError):
+    status, code, message = 400, 50006, "Cannot send an empty message"
+
+
+class CannotMessageUser(AppError):
+    status, code, message = 403, 50007, "Cannot send messages to this user"
+
+
+class MissingPermissions(AppError):
+    status, code, message = 403, 50013, "You lack permissions to perform that action"
+
+
+class BadBulkDelete(AppError):
+    status, code, message = (
+        400,
+        50016,
+        "Provided too few or too many messages to delete. Must provide at least 1 and at most "
+        "100 messages to delete",
+    )
+
+
+class InvalidFormBody(AppError):
+    status, code, message = 400, 50035, "Invalid Form Body"
+
+
+class OwnerCannotLeave(AppError):
+    status, code, message = (
+        400,
+        50055,
+        "The owner of a guild cannot leave it; delete the guild or hand it over",
+    )
+
+
+class InvalidRequest(AppError):
+    status, code, message = 400, 50109, "The request body contains invalid JSON."
+
+
+class BadOrigin(AppError):
+    status, code, message = 403, 90001, "This origin may not connect"
+
+
+class MethodNotAllowed(AppError):
+    status, code, message = 405, 90002, "Method not allowed"
+
+
+class HttpError(AppError):
+    """What the HTTP layer itself refuses; the status is that of the refusal."""
+
+    status, code, message = 400, 90003, "Bad request"
+
+
+class Unavailable(AppError):
+    status, code, message = 503, 90004, "The server can't do this now; try again"
+
+
+class UpgradeRequired(AppError):
+    status, code, message = 426, 90005, "This address speaks WebSocket only"
+
+
+class LastAdministrator(AppError):
+    status, code, message = 400, 90010, "The last administrator of the server can't step down"
+
+
+class UnsupportedEncoding(AppError):
+    status, code, message = 415, 90011, "Bodies are taken as they are, without a content encoding"

@@ -1,0 +1,62 @@
+"""An entry of the event log, as a node keeps it in memory."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from internal.utils.snowflake import Snowflake
+
+
+class Entry:
+    """One event at its position. Frozen but for what takes its content back.
+
+    A class with slots, not a struct: a busy node holds tens of thousands.
+    """
+
+    __slots__ = (
+        "channel_id",
+        "created_at",
+        "frame",
+        "guild_id",
+        "outbox_id",
+        "payload",
+        "pos",
+        "retracts",
+        "revises",
+        "subject",
+        "type",
+        "users",
+    )
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        self.pos: int = row["pos"]
+        self.outbox_id: int = row["outbox_id"]
+        self.type: str = row["type"]
+        users = row["users"]
+        # None: the members of `guild_id`. Otherwise these people and nobody else.
+        self.users: frozenset[int] | None = None if users is None else frozenset(users)
+        self.guild_id: Snowflake | None = row["guild_id"]
+        self.channel_id: Snowflake | None = row["channel_id"]
+        self.subject: int | None = row["subject"]
+        self.retracts: list[int] | None = row["retracts"]
+        self.revises: int | None = row["revises"]
+        # None once the content was taken back: such an entry is passed over.
+        self.payload: bytes | None = row["payload"]
+        self.created_at: datetime = row["created_at"]
+        # What the gateway made of it, kept because all receivers get the same bytes.
+        self.frame: bytes | None = None
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether it is for the server's own ears. The gateway's events are in capitals."""
+        return self.type.islower()
+
+    @property
+    def size(self) -> int:
+        """Roughly the bytes of memory that it holds."""
+        return 400 + 2 * len(self.payload or b"")
+
+    def revise(self, payload: bytes | None) -> None:
+        """Replace the content, or blank it with None."""
+        self.payload = payload
+        self.frame = None

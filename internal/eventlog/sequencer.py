@@ -1,0 +1,105 @@
+"""The sequencer: gives committed events their positions, right after the commit."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import asyncpg
+import structlog
+
+from internal.db.postgres import AWAY
+from internal.eventlog import repository
+from internal.eventlog.repository import Backlog
+from internal.eventlog.tailer import Tailer
+
+_log = structlog.get_logger(__name__)
+
+_BATCH = 1000
+# Kicks make it fast; the poll makes it right: what a killed process committed, or another node
+# drained, is found within this time.
+_POLL_S = 0.025
+_RETRY_S = 0.2
+_CALL_S = 30.0
+_MAINTAIN_S = 10.0
+_EXPIRE = 5_000
+
+Connect = Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]
+
+
+class Sequencer:
+    """Drains the outbox on a connection of its own, and keeps the tailer fed."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        tailer: Tailer,
+        *,
+        keep: timedelta,
+        observe: Callable[[Backlog], None],
+    ) -> None:
+        self._connect = connect
+        self._tailer = tailer
+        self._keep = keep
+        self._observe = observe
+        self._kicked = asyncio.Event()
+
+    def kick(self) -> None:
+        """A transaction of this node has just been committed."""
+        self._kicked.set()
+
+    async def run(self) -> None:
+        """Work until cancelled, through any number of lost connections."""
+        while True:
+            try:
+                conn = await self._connect()
+            except AWAY as fault:
+                _log.warning("log_unreachable", reason=type(fault).__name__)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            try:
+                await self._work(conn)
+            except AWAY as fault:
+                _log.warning("log_connection_lost", reason=type(fault).__name__)
+                await asyncio.sleep(_RETRY_S)
+            finally:
+                conn.terminate()
+
+    async def _work(self, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+        loop = asyncio.get_running_loop()
+        maintain_at = 0.0
+        while True:
+            self._kicked.clear()
+            async with asyncio.timeout(_CALL_S):
+                await self._step(conn)
+            if loop.time() >= maintain_at:
+                await self._maintain(conn)
+                maintain_at = loop.time() + _MAINTAIN_S
+            if not self._kicked.is_set():
+                await self._rest()
+
+    async def _step(self, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+        """Drain until nothing is left, and read what others have drained."""
+        while entries := await repository.drain(conn, _BATCH):
+            if not self._tailer.offer(entries):
+                await self._tailer.catch_up(conn, entries[-1].pos)
+            if len(entries) < _BATCH and self._kicked.is_set():
+                return
+        backlog = await repository.backlog(conn)
+        await self._tailer.catch_up(conn, backlog.head)
+        self._observe(backlog)
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(_POLL_S):
+                await self._kicked.wait()
+        except TimeoutError:
+            return
+
+    async def _maintain(self, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+        try:
+            made, dropped = await repository.maintain(conn, self._keep)
+            expired = await repository.expire(conn, self._keep, _EXPIRE)
+        except asyncpg.LockNotAvailableError:
+            return  # someone reads the log for long; the next round tries again
+        if made or dropped or expired:
+            _log.info("log_maintained", made=made, dropped=dropped, expired=expired)

@@ -1,0 +1,167 @@
+"""What the server counts and measures, in a registry of its own, and the page to scrape it."""
+
+import asyncio
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+# A method or a route that the server does not know is one label: strangers choose no labels.
+OTHER = "other"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+LAG_PERIOD_S = 0.25
+
+_LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LAGS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """Every metric of the server. No label holds an id or anything else that a user chose."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._http()
+        self._gateway()
+        self._event_log()
+        self._process()
+
+    def observe_request(
+        self, *, method: str, route: str | None, status: int, seconds: float
+    ) -> None:
+        """Count a request. The route is its template, `/guilds/{guild_id}`; None is no route."""
+        known = method if method in METHODS else OTHER
+        labels = (known, route or OTHER, str(status))
+        self.requests.labels(*labels).inc()
+        self.request_seconds.labels(*labels).observe(seconds)
+
+    def _http(self) -> None:
+        labels = ("method", "route", "status")
+        self.requests = Counter(
+            "parley_http_requests", "Requests answered.", labels, registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "parley_http_request_seconds",
+            "Time from a request to its answer.",
+            labels,
+            buckets=_LATENCIES,
+            registry=self.registry,
+        )
+        self.messages_sent = Counter(
+            "parley_messages_sent", "Messages acknowledged.", registry=self.registry
+        )
+
+    def _gateway(self) -> None:
+        self.connected_sockets = Gauge(
+            "parley_gateway_sockets", "Open gateway sockets.", registry=self.registry
+        )
+        self.active_users = Gauge(
+            "parley_active_users", "Users with an identified socket.", registry=self.registry
+        )
+        self.deliveries = Counter(
+            "parley_gateway_deliveries", "Events handed to sockets.", registry=self.registry
+        )
+        self.writes = Counter(
+            "parley_gateway_writes",
+            "Writes to sockets; many deliveries may share one.",
+            registry=self.registry,
+        )
+        self.resumes = Counter(
+            "parley_gateway_resumes",
+            "Attempts to resume, by outcome.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.closes = Counter(
+            "parley_gateway_closes",
+            "Sockets closed, by close code.",
+            ("code",),
+            registry=self.registry,
+        )
+        self.slow_readers = Counter(
+            "parley_gateway_slow_readers",
+            "Sockets taken out of the live stream because they read too slowly.",
+            registry=self.registry,
+        )
+
+    def _event_log(self) -> None:
+        self.drain_age = Gauge(
+            "parley_outbox_oldest_age_seconds",
+            "Age of the oldest event without a position.",
+            registry=self.registry,
+        )
+        self.tailer_lag = Gauge(
+            "parley_tailer_lag_events",
+            "Positions between the head of the log and what this process has delivered.",
+            registry=self.registry,
+        )
+        self.log_gaps = Counter(
+            "parley_gateway_log_gap",
+            "Positions missing in the log; any is a fault.",
+            registry=self.registry,
+        )
+
+    def _process(self) -> None:
+        self.loop_lag = Gauge(
+            "parley_loop_lag_seconds",
+            "How late the event loop was at the last look.",
+            registry=self.registry,
+        )
+        self.loop_lags = Histogram(
+            "parley_loop_lag_distribution_seconds",
+            "How late the event loop was, four looks a second.",
+            buckets=_LAGS,
+            registry=self.registry,
+        )
+        self.db_in_use = Gauge(
+            "parley_db_connections_in_use", "Connections lent by the pool.", registry=self.registry
+        )
+        self.bcrypt_queue = Gauge(
+            "parley_bcrypt_queue",
+            "Password hashes under way or waiting for their turn.",
+            registry=self.registry,
+        )
+
+
+class LoopLag:
+    """Watches how late the event loop runs what is due."""
+
+    def __init__(self, metrics: Metrics, *, period_s: float = LAG_PERIOD_S) -> None:
+        self._metrics = metrics
+        self._period_s = period_s
+        self._last = 0.0
+        self._due: float | None = None
+
+    async def sample(self) -> None:
+        """Look for as long as the task lives."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._due = loop.time() + self._period_s
+            await asyncio.sleep(self._period_s)
+            self._last = max(0.0, loop.time() - self._due)
+            self._metrics.loop_lag.set(self._last)
+            self._metrics.loop_lags.observe(self._last)
+
+    def current(self) -> float:
+        """Return the lag in seconds: of the last look, or of one that is overdue right now."""
+        if self._due is None:
+            return 0.0
+        return max(self._last, asyncio.get_running_loop().time() - self._due)
+
+
+def metrics_app(metrics: Metrics) -> web.Application:
+    """Return the application of the metrics listener: GET /metrics, and nothing else."""
+
+    async def scrape(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(
+            body=encode(metrics.registry),
+            headers={"Content-Type": content_type, "Cache-Control": "no-store"},
+        )
+
+    app = web.Application()
+    app.router.add_get("/metrics", scrape)
+    return app

@@ -1,0 +1,144 @@
+"""The OpenAPI 3.1 description, generated from the route table and the structs it names."""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from internal.errors import (
+    AppError,
+    BodyTooLarge,
+    InvalidFormBody,
+    InvalidRequest,
+    SlowDown,
+    Unauthorized,
+    Unavailable,
+)
+from internal.routes.route import Route
+from internal.utils.json import schema_hook
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_REFERENCE: Final = "#/components/schemas/{name}"
+_JSON: Final = "application/json"
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The one shape of errors."""
+
+    code: int
+    message: str
+    errors: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    retry_after: float | msgspec.UnsetType = msgspec.UNSET
+
+
+def describe(routes: Iterable[Route], *, server: str, version: str) -> dict[str, Any]:
+    """The description of all routes, as a JSON-ready object."""
+    rows = list(routes)
+    kinds = [ErrorBody, *(kind for row in rows for kind in (row.body, row.query, row.answer) if kind)]
+    schemas, components = msgspec.json.schema_components(
+        kinds, schema_hook=schema_hook, ref_template=_REFERENCE
+    )
+    # schema_components keeps the order it was given; a type can't always be a dict key.
+    described = iter(schemas[1:])
+    paths: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        body = next(described) if row.body else None
+        query = next(described) if row.query else None
+        answer = next(described) if row.answer else None
+        for path in row.paths:
+            paths.setdefault(path, {})[row.method.lower()] = _operation(
+                row, path, body, _parameters(query, components), answer
+            )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Parley",
+            "version": version,
+            "summary": "A self-hosted chat server.",
+            "description": (
+                "Sign up with `POST /auth/register`, then send the `access_token` of the answer "
+                "as `Authorization: Bearer …`. Live events come over the WebSocket at `/gateway`."
+            ),
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": server}],
+        "security": [{"bearer": []}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(row.tag for row in rows)],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+            },
+        },
+    }
+
+
+def _operation(
+    row: Route, path: str, body: Any, query: list[dict[str, Any]], answer: Any
+) -> dict[str, Any]:
+    ids = [
+        {"name": name, "in": "path", "required": True, "schema": schema_hook_id()}
+        for name in _PLACEHOLDER.findall(path)
+    ]
+    name = re.sub(r"\W+", "_", f"{row.method.lower()}{path}").strip("_")
+    operation: dict[str, Any] = {
+        "operationId": name,
+        "summary": row.summary,
+        "tags": [row.tag],
+        "responses": {
+            str(row.status): _answer(answer),
+            **_refusals(row, has_body=body is not None),
+        },
+    }
+    if ids or query:
+        operation["parameters"] = [*ids, *query]
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": body}}}
+    if row.is_public:
+        operation["security"] = []
+    return operation
+
+
+def schema_hook_id() -> dict[str, Any]:
+    """JSON Schema of an id in a path."""
+    return {"type": "string", "pattern": "^[0-9]{1,19}$"}
+
+
+def _answer(schema: Any) -> dict[str, Any]:
+    if schema is None:
+        return {"description": "Done; there is nothing to say."}
+    return {"description": "Done.", "content": {_JSON: {"schema": schema}}}
+
+
+def _refusals(row: Route, *, has_body: bool) -> dict[str, Any]:
+    """What may be refused, by status; one status may have several reasons."""
+    kinds: list[type[AppError]] = [*row.errors, SlowDown, Unavailable]
+    if not row.is_public:
+        kinds.append(Unauthorized)
+    if has_body:
+        kinds += [InvalidRequest, InvalidFormBody, BodyTooLarge]
+    elif row.query or "{" in row.paths[0]:
+        kinds.append(InvalidFormBody)
+    reasons: dict[int, dict[int, str]] = {}
+    for kind in kinds:
+        reasons.setdefault(kind.status, {})[kind.code] = kind.message
+    schema = {"$ref": _REFERENCE.format(name=ErrorBody.__name__)}
+    return {
+        str(status): {
+            "description": "; ".join(f"{code}: {text}" for code, text in sorted(texts.items())),
+            "content": {_JSON: {"schema": schema}},
+        }
+        for status, texts in sorted(reasons.items())
+    }
+
+
+def _parameters(query: Any, components: dict[str, Any]) -> list[dict[str, Any]]:
+    if query is None:
+        return []
+    schema = components[query["$ref"].rsplit("/", 1)[1]]
+    return [
+        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": part}
+        for name, part in schema["properties"].items()
+    ]

@@ -1,0 +1,34 @@
+-- Messages, and the keys that make a repeated send one send.
+
+-- Always looked up together with the channel: a message of another channel can't be reached.
+-- The time of a message is in its id.
+CREATE TABLE messages (
+    channel_id bigint   NOT NULL,
+    id         bigint   NOT NULL,
+    author_id  bigint   NOT NULL,
+    type       smallint NOT NULL DEFAULT 0,
+    flags      integer  NOT NULL DEFAULT 0,
+    content    text     NOT NULL,
+    edited_at  timestamptz,
+    CONSTRAINT messages_pkey PRIMARY KEY (channel_id, id),
+    CONSTRAINT messages_channel_fkey
+        FOREIGN KEY (channel_id) REFERENCES channels (id) ON DELETE CASCADE,
+    CONSTRAINT messages_author_fkey FOREIGN KEY (author_id) REFERENCES users (id)
+);
+CREATE INDEX messages_author_idx ON messages (author_id, id);
+
+-- No reference to messages: the key outlives a deleted message, so that a late retry of its send
+-- does not send it again.
+CREATE TABLE message_nonces (
+    author_id  bigint      NOT NULL,
+    nonce      text        NOT NULL,
+    channel_id bigint      NOT NULL,
+    message_id bigint      NOT NULL,
+    -- SHA-256 of the body: the same nonce with another body is refused.
+    body_hash  bytea       NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT message_nonces_pkey PRIMARY KEY (author_id, nonce),
+    CONSTRAINT message_nonces_author_fkey
+        FOREIGN KEY (author_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX message_nonces_age_idx ON message_nonces USING brin (created_at);

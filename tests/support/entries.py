@@ -1,0 +1,35 @@
+"""Entries of the log for unit tests."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from internal.eventlog.model import Entry
+
+
+def entry(  # noqa: PLR0913  # every column has a default
+    pos: int,
+    kind: str = "MESSAGE_CREATE",
+    *,
+    guild: int | None = None,
+    users: Iterable[int] | None = None,
+    payload: bytes | None = b"{}",
+    subject: int | None = None,
+    retracts: list[int] | None = None,
+    revises: int | None = None,
+) -> Entry:
+    """An entry at `pos`; its outbox id is `1000 + pos`."""
+    return Entry(
+        {
+            "pos": pos,
+            "outbox_id": 1000 + pos,
+            "type": kind,
+            "users": None if users is None else list(users),
+            "guild_id": guild,
+            "channel_id": None,
+            "subject": subject,
+            "retracts": retracts,
+            "revises": revises,
+            "payload": payload,
+            "created_at": datetime(2026, 1, 1, tzinfo=UTC),
+        }
+    )
