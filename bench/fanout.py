@@ -100,8 +100,8 @@ async def settle_in(server: ServerProcess, users: int) -> Place:
             tokens.append(msgspec.convert(answer, dict[str, object])["access_token"])
         channels = []
         for number in range(GUILDS):
-            body = {"name": f"Guild {number}", "discoverable": True}
-            made = await call(http, f"{server.url}/guilds", body, str(tokens[0]))
+            wanted = {"name": f"Guild {number}", "discoverable": True}
+            made = await call(http, f"{server.url}/guilds", wanted, str(tokens[0]))
             guild = msgspec.convert(made, dict[str, object])
             first = msgspec.convert(guild["channels"], list[dict[str, object]])[0]
             channels.append(str(first["id"]))

@@ -10,10 +10,12 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal, override
+from typing import Literal
 
 import msgspec
+from typing_extensions import override
 
 MARK = b"~mark~"
 READY = b'"t":"GUILD_CREATE"'
@@ -149,6 +151,8 @@ class Load:
         self._is_publishing = False
         self._sent = 0
         self._heard = 0
+        self._expected = sys.maxsize
+        self._all_heard = asyncio.Event()
         self._latencies: list[float] = []
 
     async def run(self) -> Result:
@@ -169,6 +173,8 @@ class Load:
 
     def heard(self, marks: int) -> None:
         self._heard += marks
+        if self._heard >= self._expected:
+            self._all_heard.set()
         if self._is_publishing and self.task.kind == "fan":
             self._fill()
 
@@ -237,11 +243,11 @@ class Load:
 
     async def _settle(self) -> None:
         """Wait for what is still on its way, and count what never came."""
-        expected = self._sent * self.task.sockets
-        deadline = time.perf_counter() + LATE_S
-        while self._heard < expected and time.perf_counter() < deadline:
-            await asyncio.sleep(0.05)
-        self.result.missing = expected - self._heard if self.task.kind == "fan" else 0
+        self._expected = self._sent * self.task.sockets
+        self.heard(0)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._all_heard.wait(), LATE_S)
+        self.result.missing = self._expected - self._heard if self.task.kind == "fan" else 0
 
     async def _connect_senders(self) -> None:
         loop = asyncio.get_running_loop()

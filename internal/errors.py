@@ -37,6 +37,16 @@ class AppError(Exception):
             raise TypeError(f"{cls.__name__} takes code {cls.code} of {taken.__name__}")
 
 
+def error_body(error: AppError) -> dict[str, object]:
+    """The one shape of errors, for REST and for the gateway's answers."""
+    body: dict[str, object] = {"code": error.code, "message": str(error)}
+    if error.errors is not None:
+        body["errors"] = error.errors
+    if error.retry_after is not None:
+        body["retry_after"] = round(error.retry_after, 3)
+    return body
+
+
 class NotFound(AppError):
     status, code, message = 404, 10000, "Not Found"
 
@@ -67,6 +77,14 @@ class UnknownSession(AppError):
 
 class UnknownInvite(AppError):
     status, code, message = 404, 10006, "Unknown Invite"
+
+
+class SlowMode(AppError):
+    status, code, message = (
+        429,
+        20016,
+        "This action cannot be performed due to slowmode rate limit",
+    )
 
 
 class SlowDown(AppError):

@@ -18,9 +18,10 @@ from aiohttp import web
 from internal.app import App, open_app
 from internal.config.config import Config, Secret, bound_to, ensure_secret
 from internal.db.embedded import EmbeddedPostgres, embedded_postgres
-from internal.db.errors import EmbeddedError
+from internal.db.cluster import EmbeddedError
 from internal.db.migrate import MigrationError, migrate
 from internal.db.postgres import AWAY, UnsafeDatabase
+from internal.middleware.runner import Runner
 from internal.monitoring.logger import configure
 from internal.utils.background import Background
 from internal.utils.json import encode
@@ -105,7 +106,7 @@ async def _run(config: Config, stop: _Stop, stack: AsyncExitStack) -> None:
     )
     # Entered last, left first: sockets are sent away before anything they need is closed.
     port = await stack.enter_async_context(_listen(app.web, config.host, config.port, "PORT"))
-    app.bind(bound_to(config, port))
+    app.address.config = bound_to(config, port)
     _write_served(config, Served(os.getpid(), config.host, port, metrics_port), stack)
     stop.serving()
     _log.info("serving", host=config.host, port=port, seconds=round(time.monotonic() - started, 2))
@@ -140,7 +141,7 @@ async def _database(config: Config, stack: AsyncExitStack, background: Backgroun
 @asynccontextmanager
 async def _listen(app: web.Application, host: str, port: int, name: str) -> AsyncIterator[int]:
     """Serve an application for the length of a block; the port that it got."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = Runner(app, access_log=None, handle_signals=False)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, backlog=_LISTEN)

@@ -106,17 +106,14 @@ class AuthService:
         return _signed_in(user, pair)
 
     async def _attempt(self, body: Login, client: Client) -> Account | None:
-        """Find the account that is meant; SlowDown after too many attempts at it.
-
-        Attempts count by the name that was given, so that an account that doesn't exist answers
-        like one that does, and a name doesn't give away the address that belongs to it.
-        """
+        """Find the account that is meant; SlowDown after too many attempts at it."""
         name = (body.email or body.username or "").lower()
         if not name:
             raise field_error("email", "This field is required", "BASE_TYPE_REQUIRED")
         async with self._db.read() as conn:
             account = await self._find(conn, name, is_email=bool(body.email))
-            await self._sessions.attempt(conn, account and account.id, name, client)
+            user_id = account.id if account else None
+            await self._sessions.attempt(conn, user_id, name, client)
         return account
 
     async def _find(self, conn: Conn, name: str, *, is_email: bool) -> Account | None:

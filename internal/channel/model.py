@@ -13,6 +13,8 @@ from internal.utils.snowflake import Snowflake
 from internal.utils.validator import NO_NUL, ONE_LINE
 
 MAX_CHANNELS_OF_GUILD: Final = 500
+# So many people, at most, hear by a direct message that somebody looks different.
+MAX_TOLD_OF_CHANGE: Final = 1000
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=ONE_LINE)]
 Topic = Annotated[str, msgspec.Meta(max_length=1024, pattern=NO_NUL)]
@@ -132,3 +134,9 @@ class DirectMessageOpened(Event, frozen=True, kw_only=True):
     @override
     def payload(self) -> DirectMessage:
         return self.channel
+
+
+class DirectMessageUpdated(DirectMessageOpened, frozen=True, kw_only=True):
+    """The other one of a direct message looks different."""
+
+    type: ClassVar[str] = "CHANNEL_UPDATE"

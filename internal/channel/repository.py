@@ -215,6 +215,35 @@ async def direct_messages_before(
     return [_direct_message(row) for row in rows]
 
 
+async def direct_messages_seen_by_others(
+    conn: Conn, user_id: Snowflake, limit: int
+) -> list[tuple[Snowflake, DirectMessage]]:
+    """List the newest direct messages of an account as the other of each sees them, and who."""
+    rows = await conn.fetch(
+        """
+        SELECT c.id, c.other_id, u.id AS user_id, u.username, u.global_name,
+               l.id AS last_message_id
+          FROM (
+               SELECT id, dm_high_id AS other_id FROM channels WHERE dm_low_id = $1
+               UNION ALL
+               SELECT id, dm_low_id AS other_id FROM channels WHERE dm_high_id = $1
+               ) AS c
+          JOIN users AS u ON u.id = $1
+          LEFT JOIN LATERAL (
+               SELECT m.id FROM messages AS m
+                WHERE m.channel_id = c.id
+                ORDER BY m.id DESC
+                LIMIT 1
+               ) AS l ON true
+         ORDER BY c.id DESC
+         LIMIT $2
+        """,
+        user_id,
+        limit,
+    )
+    return [(Snowflake(row["other_id"]), _direct_message(row)) for row in rows]
+
+
 async def find_user(conn: Conn, user_id: Snowflake) -> User | None:
     row = await conn.fetchrow(
         "SELECT id AS user_id, username, global_name FROM users WHERE id = $1", user_id

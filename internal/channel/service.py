@@ -7,6 +7,7 @@ import msgspec
 from internal.channel import repository
 from internal.channel.model import (
     MAX_CHANNELS_OF_GUILD,
+    MAX_TOLD_OF_CHANGE,
     ChannelAccess,
     ChannelCreated,
     ChannelDeleted,
@@ -15,10 +16,11 @@ from internal.channel.model import (
     DirectMessage,
     DirectMessageOpened,
     DirectMessagePage,
+    DirectMessageUpdated,
     OpenDirectMessage,
     UpdateChannel,
 )
-from internal.db.postgres import Conn, Database
+from internal.db.postgres import Conn, Database, Transaction
 from internal.errors import (
     CannotMessageUser,
     MissingPermissions,
@@ -163,6 +165,13 @@ class ChannelService:
     ) -> list[DirectMessage]:
         """List the direct messages of an account for READY, newest first."""
         return await repository.direct_messages_before(conn, user_id, None, limit)
+
+    async def announce_recipient(self, tx: Transaction, user_id: Snowflake) -> None:
+        """Tell those who write to an account that it looks different. Call it after the change."""
+        for other, channel in await repository.direct_messages_seen_by_others(
+            tx.conn, user_id, MAX_TOLD_OF_CHANGE
+        ):
+            tx.emit(DirectMessageUpdated(user_id=other, channel=channel))
 
     async def _lock_to_manage(
         self, conn: Conn, actor: Snowflake, channel_id: Snowflake

@@ -226,13 +226,18 @@ def read_or_make_password(cluster: Cluster) -> str:
 
 
 def make_workshop(cluster: Cluster, account: Account, password: str) -> Path:
-    """Make a folder beside the data for initdb, with the password in it; older ones are removed."""
-    for left_over in cluster.home.glob("postgres.new-*"):
-        shutil.rmtree(left_over, ignore_errors=True)
+    """Make a folder beside the data for initdb, with the password in it."""
     workshop = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=cluster.home))
     write(workshop / "password", f"{password}\n".encode(), account=account)
     give(workshop, account)
     return workshop
+
+
+def remove_workshops(cluster: Cluster) -> bool:
+    """Remove those of starts that were killed; False if somebody still writes there."""
+    for left_over in cluster.home.glob("postgres.new-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    return not any(cluster.home.glob("postgres.new-*"))
 
 
 def initdb_arguments(workshop: Path) -> list[str]:

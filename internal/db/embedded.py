@@ -32,9 +32,9 @@ REPORT_S: Final = 5.0
 CONNECT_S: Final = 10.0
 FAST_STOP_S: Final = 20.0
 IMMEDIATE_STOP_S: Final = 10.0
-# How long a server may take until it has written its pid file, and how often we look.
-NEWBORN_S: Final = 5.0
-NEWBORN_LOOKS: Final = 100
+# How often we look whether what an earlier process began has come to its end.
+LOOK_S: Final = 0.05
+LOOKS: Final = 100
 # Workers notice by themselves that their postmaster is gone; one within a long query may not.
 ORPHANS_S: Final = 1.0
 FIRST_PAUSE_S: Final = 0.1
@@ -42,7 +42,13 @@ LONGEST_PAUSE_S: Final = 30.0
 # After so long a life, a death is a new misfortune and no part of a series.
 STABLE_S: Final = 60.0
 
-_NOT_YET = (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.InterfaceError)
+# What a connection meets while the server comes up, goes down, or is killed in the middle of it.
+_NOT_YET = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+)
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -109,6 +115,7 @@ class EmbeddedPostgres:
         try:
             self._lock_fd = files.lock_home(self._cluster)
             self._account = files.choose_account(self._cluster)
+            await self._clear_workshops()
             self._password = files.read_or_make_password(self._cluster)
             if not files.is_cluster(self._cluster):
                 await self._make_cluster(self._account)
@@ -119,7 +126,7 @@ class EmbeddedPostgres:
             await self._define()
         except BaseException as error:
             await self.stop()
-            if isinstance(error, OSError):
+            if isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
                 raise EmbeddedError(f"The embedded PostgreSQL can't start: {error}.") from error
             raise
         _log.info(
@@ -149,7 +156,7 @@ class EmbeddedPostgres:
 
     async def watch(self) -> None:
         """Restart the server whenever it dies, until stop() is called."""
-        failures = 0
+        failures, pause = 0, FIRST_PAUSE_S
         while not self._closing.is_set():
             since = time.monotonic()
             dead = self._postmaster
@@ -159,11 +166,12 @@ class EmbeddedPostgres:
             if self._closing.is_set():
                 return
             if time.monotonic() - since > STABLE_S:
-                failures = 0
+                failures, pause = 0, FIRST_PAUSE_S
             _log.error("embedded_postgres_died", pid=dead.pid, restarts_before=failures)
             if failures:
-                await self._pause(min(FIRST_PAUSE_S * 2**failures, LONGEST_PAUSE_S))
+                await self._pause(pause)
             failures += 1
+            pause = min(pause * 2, LONGEST_PAUSE_S)
             await self._restart()
 
     async def _restart(self) -> None:
@@ -172,10 +180,10 @@ class EmbeddedPostgres:
         try:
             await self._launch(self._account)
             await self._answering()
-        except (EmbeddedError, OSError) as error:
+        except (EmbeddedError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             if self._closing.is_set():
                 return
-            _log.exception("embedded_postgres_restart_failed", reason=str(error))
+            _log.error("embedded_postgres_restart_failed", reason=str(error))
         else:
             _log.info("embedded_postgres_restarted", pid=self.pid)
 
@@ -183,13 +191,22 @@ class EmbeddedPostgres:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), seconds)
 
+    async def _clear_workshops(self) -> None:
+        """Clear up after a start that was killed. Its initdb fails soon, without its folder."""
+        for _ in range(LOOKS):
+            if files.remove_workshops(self._cluster):
+                return
+            await self._pause(LOOK_S)
+
     async def _make_cluster(self, account: files.Account) -> None:
         """Make the data aside, so that a death half-way leaves nothing under their name."""
         workshop = files.make_workshop(self._cluster, account, self._password)
         initdb = self._run(account, "initdb", files.initdb_arguments(workshop), needs=[workshop])
+        held = Process(initdb.pid, child=initdb)
         try:
-            await Process(initdb.pid, child=initdb).ended(within=START_S)
+            await held.ended(within=START_S)
         finally:
+            held.release()
             # Its helpers are in its group, which is its own and ends with it.
             if initdb.poll() is None:
                 os.killpg(initdb.pid, signal.SIGKILL)
@@ -211,6 +228,7 @@ class EmbeddedPostgres:
         if postmaster is None or record is None:
             if postmaster is not None:
                 await self._end(postmaster)
+                postmaster.release()
             if record is not None:
                 files.remove_socket_dir(Path(record.socket_dir), account)
             return False
@@ -221,6 +239,7 @@ class EmbeddedPostgres:
                 await self._answering()
                 return True
         await self._end(postmaster)
+        postmaster.release()
         self._postmaster = self._socket_dir = None
         files.remove_socket_dir(folder, account)
         return False
@@ -255,10 +274,10 @@ class EmbeddedPostgres:
         identity = process.identify(newborn.pid)
         if identity is None or not process.is_same(identity, newborn):
             return
-        for _ in range(NEWBORN_LOOKS):
+        for _ in range(LOOKS):
             if self._cluster.pid() == newborn.pid or process.identify(newborn.pid) is None:
                 return
-            await self._pause(NEWBORN_S / NEWBORN_LOOKS)
+            await self._pause(LOOK_S)
 
     async def _launch(self, account: files.Account) -> None:
         await self._clear_orphans()

@@ -99,9 +99,7 @@ class GroupCommit(Generic[Item, Result]):
             if batch:
                 await self._commit_batch(batch)
 
-    def _take(
-        self, lane: _Lane[Item, Result], at_most: int
-    ) -> list[_Waiting[Item, Result]]:
+    def _take(self, lane: _Lane[Item, Result], at_most: int) -> list[_Waiting[Item, Result]]:
         """Take the oldest items that are still waited for."""
         taken: list[_Waiting[Item, Result]] = []
         while lane.waiting and len(taken) < at_most:
@@ -113,10 +111,19 @@ class GroupCommit(Generic[Item, Result]):
 
     async def _commit_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
         try:
-            results = await self._commit([one.item for one in batch])
+            await self._try_batch(batch)
         except Unavailable as fault:
             _tell_all(batch, fault)
-        except Exception as fault:
+        finally:
+            # Cancelled in between: whether it was committed is unknown.
+            _tell_all(batch, Unavailable(retry_after=1))
+
+    async def _try_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+        try:
+            results = await self._commit([one.item for one in batch])
+        except Unavailable:
+            raise
+        except Exception as fault:  # noqa: BLE001  # it is raised to whoever waits
             if len(batch) == 1:
                 _tell(batch[0], fault)
                 return
@@ -124,9 +131,6 @@ class GroupCommit(Generic[Item, Result]):
             _log.warning("group_commit_split", items=len(batch), fault=repr(fault))
             for one in batch:
                 await self._commit_batch([one])
-        except asyncio.CancelledError:
-            _tell_all(batch, Unavailable(retry_after=1))
-            raise
         else:
             for one, result in zip(batch, results, strict=True):
                 _tell(one, result)
@@ -142,6 +146,10 @@ def _tell(one: _Waiting[Item, Result], result: Result | Exception) -> None:
 
 
 def _tell_all(batch: Sequence[_Waiting[Item, Result]], fault: Unavailable) -> None:
-    """Each gets an error of its own: one that is raised in two places mixes up its tracebacks."""
+    """Tell those who have no result yet, each an error of its own.
+
+    One error that is raised in many places would mix up its tracebacks.
+    """
     for one in batch:
-        _tell(one, Unavailable(retry_after=fault.retry_after))
+        if not one.outcome.done():
+            one.outcome.set_exception(Unavailable(retry_after=fault.retry_after))

@@ -1,6 +1,6 @@
 """The outbox: where a transaction leaves its events, as its last statement."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from internal.db.postgres import Conn
 from internal.events import Event
@@ -8,31 +8,38 @@ from internal.utils.json import encode
 
 
 async def write(conn: Conn, events: Sequence[Event]) -> None:
-    """Add events in order. Call it after all row locks of the transaction are held."""
-    rows = [_row(event) for event in events]
-    if len(rows) == 1:
-        await conn.execute(_INSERT, *rows[0])
-    else:
-        await conn.executemany(_INSERT, rows)
+    """Add events in order. Call it after all row locks of the transaction are held.
 
-
-_INSERT = """
-INSERT INTO event_outbox (
-       type, users, guild_id, channel_id, subject, retracts, revises, payload
-)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-"""
-
-
-def _row(event: Event) -> tuple[object, ...]:
-    audience = event.audience()
-    return (
-        event.type,
-        audience.users,
-        audience.guild_id,
-        audience.channel_id,
-        event.subject(),
-        event.retracts() or None,
-        event.revises(),
-        encode(event.payload()),
+    One statement, however many there are: lists of ids go as text, for arrays of arrays that
+    differ in length can't be sent.
+    """
+    audiences = [event.audience() for event in events]
+    await conn.execute(
+        """
+        INSERT INTO event_outbox (
+               type, users, guild_id, channel_id, subject, retracts, revises, payload
+        )
+        SELECT e.type, e.users::bigint[], e.guild_id, e.channel_id, e.subject,
+               e.retracts::bigint[], e.revises, e.payload
+          FROM unnest(
+               $1::text[], $2::text[], $3::bigint[], $4::bigint[],
+               $5::bigint[], $6::text[], $7::bigint[], $8::bytea[]
+               ) WITH ORDINALITY AS e (
+               type, users, guild_id, channel_id, subject, retracts, revises, payload, place
+               )
+         ORDER BY e.place
+        """,
+        [event.type for event in events],
+        [_ids(audience.users) for audience in audiences],
+        [audience.guild_id for audience in audiences],
+        [audience.channel_id for audience in audiences],
+        [event.subject() for event in events],
+        [_ids(event.retracts() or None) for event in events],
+        [event.revises() for event in events],
+        [encode(event.payload()) for event in events],
     )
+
+
+def _ids(ids: Iterable[int] | None) -> str | None:
+    """Write ids as PostgreSQL reads an array."""
+    return None if ids is None else f"{{{','.join(map(str, ids))}}}"

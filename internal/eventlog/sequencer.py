@@ -20,6 +20,8 @@ _BATCH = 1000
 _POLL_S = 0.025
 _RETRY_S = 0.2
 _CALL_S = 30.0
+# An event that waits this long for its position is an alarm.
+_LATE_S = 1.0
 _MAINTAIN_S = 10.0
 _EXPIRE = 5_000
 
@@ -42,6 +44,13 @@ class Sequencer:
         self._keep = keep
         self._observe = observe
         self._kicked = asyncio.Event()
+        # When the log was last seen to be drained and followed to its head.
+        self._well_at = 0.0
+
+    def complaint(self) -> str | None:
+        """Why events do not arrive, for /ready; None when all is well."""
+        behind_s = asyncio.get_running_loop().time() - self._well_at
+        return f"the event log is {behind_s:.0f} s behind" if behind_s > _LATE_S else None
 
     def kick(self) -> None:
         """A transaction of this node has just been committed."""
@@ -87,6 +96,8 @@ class Sequencer:
         backlog = await repository.backlog(conn)
         await self._tailer.catch_up(conn, backlog.head)
         self._observe(backlog)
+        if backlog.oldest_s is None or backlog.oldest_s < _LATE_S:
+            self._well_at = asyncio.get_running_loop().time()
 
     async def _rest(self) -> None:
         try:

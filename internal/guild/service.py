@@ -154,6 +154,10 @@ class GuildService:
             return []
         return (await repository.channels_of(conn, [guild_id]))[guild_id]
 
+    async def memberships(self, conn: Conn, user_id: Snowflake) -> set[int]:
+        """The guilds that an account is in."""
+        return {int(guild_id) for guild_id in await repository.guild_ids_of(conn, user_id)}
+
     async def states_of(self, conn: Conn, user_id: Snowflake) -> list[GuildState]:
         """All guilds of an account, in the order of their ids, as GUILD_CREATE tells them.
 
@@ -219,21 +223,18 @@ class GuildService:
             tx.emit(GuildDeleted(guild_id=guild_id, users=(actor,)))
             tx.emit(MemberLeft(guild_id=guild_id, user=access.member.user))
 
-    async def hold_guilds(self, conn: Conn, guild_ids: list[Snowflake]) -> None:
-        """Keep the structure of guilds as it is until the transaction ends."""
-        await repository.hold(conn, guild_ids)
-
     async def hold_guilds_of(self, tx: Transaction, user_id: Snowflake) -> None:
-        """Keep the structure of an account's guilds as it is. Call it before locking the account.
+        """Keep the structure of an account's guilds as it is until the transaction ends.
 
-        That is the lock order: guilds first, then the account.
+        Call it before locking the account: guilds come first in the lock order.
         """
         await repository.hold(tx.conn, await repository.guild_ids_of(tx.conn, user_id))
 
     async def announce_member(self, tx: Transaction, user_id: Snowflake) -> None:
         """Tell the guilds of an account that it looks different. Call it after the change.
 
-        The guilds are held, so that nobody who joins meanwhile is told the old looks last.
+        The guilds are held, so that nobody who joins meanwhile is told the old looks last. Those
+        of before are held already (`hold_guilds_of`); this adds what was joined since.
         """
         await self.hold_guilds_of(tx, user_id)
         for guild_id, member in await repository.memberships_of(tx.conn, user_id):

@@ -1,12 +1,16 @@
 """What the server counts and measures, in a registry of its own, and the page to scrape it."""
 
 import asyncio
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from typing_extensions import override
 
 # A method or a route that the server does not know is one label: strangers choose no labels.
 OTHER = "other"
@@ -38,6 +42,10 @@ class Metrics:
         self.requests.labels(*labels).inc()
         self.request_seconds.labels(*labels).observe(seconds)
 
+    def count_from(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        """Publish a count that is kept elsewhere, where counting must cost next to nothing."""
+        self.registry.register(_Count(name, documentation, read))
+
     def _http(self) -> None:
         labels = ("method", "route", "status")
         self.requests = Counter(
@@ -50,9 +58,6 @@ class Metrics:
             buckets=_LATENCIES,
             registry=self.registry,
         )
-        self.messages_sent = Counter(
-            "parley_messages_sent", "Messages acknowledged.", registry=self.registry
-        )
 
     def _gateway(self) -> None:
         self.connected_sockets = Gauge(
@@ -60,14 +65,6 @@ class Metrics:
         )
         self.active_users = Gauge(
             "parley_active_users", "Users with an identified socket.", registry=self.registry
-        )
-        self.deliveries = Counter(
-            "parley_gateway_deliveries", "Events handed to sockets.", registry=self.registry
-        )
-        self.writes = Counter(
-            "parley_gateway_writes",
-            "Writes to sockets; many deliveries may share one.",
-            registry=self.registry,
         )
         self.resumes = Counter(
             "parley_gateway_resumes",
@@ -124,6 +121,19 @@ class Metrics:
             "Password hashes under way or waiting for their turn.",
             registry=self.registry,
         )
+
+
+class _Count(Collector):
+    """A counter whose value is read at each scrape."""
+
+    def __init__(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._read = read
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, self._documentation, value=self._read())
 
 
 class LoopLag:

@@ -35,20 +35,20 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 def describe(routes: Iterable[Route], *, server: str, version: str) -> dict[str, Any]:
     """The description of all routes, as a JSON-ready object."""
     rows = list(routes)
-    kinds = [ErrorBody, *(kind for row in rows for kind in (row.body, row.query, row.answer) if kind)]
+    kinds = [ErrorBody, *(kind for row in rows for kind in _kinds(row))]
     schemas, components = msgspec.json.schema_components(
         kinds, schema_hook=schema_hook, ref_template=_REFERENCE
     )
-    # schema_components keeps the order it was given; a type can't always be a dict key.
+    # They come in the order of `kinds`; a type can't always be the key of a dict.
     described = iter(schemas[1:])
     paths: dict[str, dict[str, Any]] = {}
     for row in rows:
         body = next(described) if row.body else None
         query = next(described) if row.query else None
-        answer = next(described) if row.answer else None
+        answers = [next(described) for _ in _alternatives(row.answer)]
         for path in row.paths:
             paths.setdefault(path, {})[row.method.lower()] = _operation(
-                row, path, body, _parameters(query, components), answer
+                row, path, body, _parameters(query, components), answers
             )
     return {
         "openapi": "3.1.0",
@@ -75,8 +75,19 @@ def describe(routes: Iterable[Route], *, server: str, version: str) -> dict[str,
     }
 
 
+def _kinds(row: Route) -> list[Any]:
+    return [kind for kind in (row.body, row.query, *_alternatives(row.answer)) if kind]
+
+
+def _alternatives(answer: Any) -> tuple[Any, ...]:
+    """The shapes that an answer may have; a tuple in the table means any of them."""
+    if answer is None:
+        return ()
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
 def _operation(
-    row: Route, path: str, body: Any, query: list[dict[str, Any]], answer: Any
+    row: Route, path: str, body: Any, query: list[dict[str, Any]], answers: list[Any]
 ) -> dict[str, Any]:
     ids = [
         {"name": name, "in": "path", "required": True, "schema": schema_hook_id()}
@@ -88,7 +99,7 @@ def _operation(
         "summary": row.summary,
         "tags": [row.tag],
         "responses": {
-            str(row.status): _answer(answer),
+            str(row.status): _answer(answers),
             **_refusals(row, has_body=body is not None),
         },
     }
@@ -106,9 +117,10 @@ def schema_hook_id() -> dict[str, Any]:
     return {"type": "string", "pattern": "^[0-9]{1,19}$"}
 
 
-def _answer(schema: Any) -> dict[str, Any]:
-    if schema is None:
+def _answer(schemas: list[Any]) -> dict[str, Any]:
+    if not schemas:
         return {"description": "Done; there is nothing to say."}
+    schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
     return {"description": "Done.", "content": {_JSON: {"schema": schema}}}
 
 

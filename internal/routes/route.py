@@ -7,12 +7,12 @@ from typing import Any
 from aiohttp import web
 
 from internal.errors import AppError
-from internal.middleware.rate_limit import Rule
+from internal.middleware.rate_limit import ACCOUNT, Rule
 
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Route:
     """One operation under one or several paths. The OpenAPI description is made from these."""
 
@@ -21,8 +21,7 @@ class Route:
     paths: tuple[str, ...]
     handle: Handle
     summary: str
-    rule: Rule
-    tag: str
+    rule: Rule = ACCOUNT
     # Whether it is for anyone, without a token.
     is_public: bool = False
     body: Any = None
@@ -30,3 +29,4 @@ class Route:
     answer: Any = None
     status: int = 200
     errors: tuple[type[AppError], ...] = ()
+    tag: str = ""

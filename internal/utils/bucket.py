@@ -24,6 +24,7 @@ class Taken(msgspec.Struct, frozen=True):
     """What a bucket says to one attempt."""
 
     is_allowed: bool
+    limit: int
     remaining: int
     # Seconds until the bucket is full again, and until one more attempt is allowed.
     reset_after: float
@@ -63,6 +64,7 @@ class LocalLimiter:
             self._levels.popitem(last=False)
         return Taken(
             is_allowed=is_allowed,
+            limit=int(capacity),
             remaining=int(tokens),
             reset_after=(capacity - tokens) / per_s,
             retry_after=0.0 if tokens >= 1 else (1 - tokens) / per_s,

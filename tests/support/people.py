@@ -1,17 +1,19 @@
 """People who use a server: accounts over REST, each with a connection to the gateway."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import aiohttp
 import msgspec
 from multidict import CIMultiDictProxy
 
-from internal.app import App
 from tests.support.gateway import Frame, Gateway, Op
+
+if TYPE_CHECKING:
+    from internal.app import App
 
 Json = Any
 
@@ -225,11 +227,17 @@ class Town:
     """A server and the people on it; closes their connections at the end."""
 
     def __init__(
-        self, http: aiohttp.ClientSession, url: Callable[[], str], app: App | None = None
+        self,
+        http: aiohttp.ClientSession,
+        url: Callable[[], str],
+        *,
+        app: "App | None" = None,
+        stop: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`app` is the inside of the server, where that runs in this process."""
+        """`app` and `stop` are the inside of a server in this process, and its end."""
         self.http = http
         self.app = app
+        self._stop = stop
         self._url = url
         self._people: dict[str, Person] = {}
         self._gateways: list[Gateway] = []
@@ -272,6 +280,11 @@ class Town:
         gateway = await Gateway.open(url, headers=headers)
         self._gateways.append(gateway)
         return gateway
+
+    async def stop_server(self) -> None:
+        """Stop the server in this process as a signal would; the people stay."""
+        assert self._stop is not None
+        await self._stop()
 
     async def close(self) -> None:
         await asyncio.gather(*(gateway.close() for gateway in self._gateways))

@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 60.0
@@ -156,6 +158,26 @@ class ServerProcess:
         except FileNotFoundError:
             return None
         return int(text.splitlines()[0])
+
+    def kill_postgres(self) -> None:
+        """`kill -9` for its embedded PostgreSQL and all that belongs to it."""
+        pid = self.postmaster()
+        assert pid is not None, "there is no embedded PostgreSQL"
+        with suppress(psutil.NoSuchProcess):
+            postmaster = psutil.Process(pid)
+            for process in (postmaster, *postmaster.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    async def says(self, text: str, *, within: float = 15.0) -> str:
+        """Wait until it has printed a line with this text; the line."""
+        async with asyncio.timeout(within):
+            while True:
+                self._news.clear()
+                found = next((line for line in self.lines if text in line), None)
+                if found is not None:
+                    return found
+                await self._news.wait()
 
     def _running(self) -> asyncio.subprocess.Process:
         assert self._process is not None, "the server is not running"

@@ -148,7 +148,7 @@ async def test_the_metrics_page(aiohttp_client: AiohttpClient) -> None:
     metrics = Metrics()
     metrics.observe_request(method="GET", route="/guilds/{guild_id}", status=200, seconds=0.004)
     metrics.observe_request(method="BREW\n", route=None, status=404, seconds=0.0)
-    metrics.deliveries.inc(1000)
+    metrics.count_from("parley_gateway_deliveries", "Events handed on.", lambda: 1000)
     metrics.resumes.labels("resumed").inc()
     client = await aiohttp_client(metrics_app(metrics))
 
@@ -169,7 +169,7 @@ async def test_the_metrics_page(aiohttp_client: AiohttpClient) -> None:
 
 def test_two_instances_share_nothing() -> None:
     first, second = Metrics(), Metrics()
-    first.messages_sent.inc()
+    first.log_gaps.inc()
 
-    assert first.registry.get_sample_value("parley_messages_sent_total") == 1.0
-    assert second.registry.get_sample_value("parley_messages_sent_total") == 0.0
+    assert first.registry.get_sample_value("parley_gateway_log_gap_total") == 1.0
+    assert second.registry.get_sample_value("parley_gateway_log_gap_total") == 0.0

@@ -10,9 +10,8 @@ from internal.user.model import InstanceRole
 from internal.utils.json import Timestamp
 from internal.utils.snowflake import Snowflake
 
-
-async def instance_id(conn: Conn) -> str:
-    return str(await conn.fetchval("SELECT id FROM instance"))
+# When an invitation was made and when it expires.
+Times = tuple[datetime, datetime]
 
 
 async def is_claimed(conn: Conn) -> bool:
@@ -77,7 +76,7 @@ async def update_role(conn: Conn, user_id: Snowflake, role: InstanceRole) -> boo
     return status == "UPDATE 1"
 
 
-async def insert_invite(conn: Conn, invite: Invite, code_hash: bytes, times: "Times") -> None:
+async def insert_invite(conn: Conn, invite: Invite, code_hash: bytes, times: Times) -> None:
     await conn.execute(
         """
         INSERT INTO registration_invites (
@@ -91,10 +90,6 @@ async def insert_invite(conn: Conn, invite: Invite, code_hash: bytes, times: "Ti
         invite.uses_left,
         *times,
     )
-
-
-# When an invitation was made and when it expires.
-Times = tuple[datetime, datetime]
 
 
 async def invites_newest_first(conn: Conn, before: Snowflake | None, limit: int) -> list[Invite]:

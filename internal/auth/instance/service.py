@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from datetime import timedelta
 from hmac import compare_digest
-from typing import Final
 
 from internal.auth.instance import repository
 from internal.auth.instance.model import (
@@ -30,15 +29,7 @@ from internal.user.service import UserService
 from internal.utils.clock import Clock
 from internal.utils.json import Timestamp
 from internal.utils.snowflake import Snowflake
-from internal.utils.token import derive, hash_of, random_code, readable
-
-_SETUP: Final = "setup"
-
-
-async def instance_id(db: Database) -> str:
-    """Tell the id of the installation, to which its tokens are bound."""
-    async with db.read() as conn:
-        return await repository.instance_id(conn)
+from internal.utils.token import hash_of, random_code
 
 
 class InstanceService:
@@ -144,8 +135,3 @@ class InstanceService:
     async def _require_admin(self, conn: Conn, user_id: Snowflake) -> None:
         if await repository.find_role(conn, user_id) is not InstanceRole.ADMIN:
             raise MissingPermissions
-
-
-def setup_secret_of(jwt_secret: str, instance: str) -> str:
-    """Derive the setup secret, so that it need not be stored: whoever starts the server can."""
-    return readable(derive(jwt_secret, _SETUP, instance)[:24])

@@ -26,7 +26,7 @@ class Client(msgspec.Struct, frozen=True):
 class RefreshBody(msgspec.Struct, frozen=True):
     """What a client sends for the next pair of tokens."""
 
-    refresh_token: Annotated[str, msgspec.Meta(max_length=256, pattern=NO_NUL)]
+    refresh_token: Annotated[str, msgspec.Meta(max_length=2048, pattern=NO_NUL)]
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):

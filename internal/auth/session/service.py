@@ -221,6 +221,11 @@ class SessionService:
         self.settle(tx)
         return len(expired) + networks
 
+    async def is_alive(self, conn: Conn, actor: Actor) -> bool:
+        """Whether the session is still there, as this snapshot sees it."""
+        expires_at = await repository.find_expiry(conn, actor.session_id, actor.user_id)
+        return expires_at is not None and expires_at > self._clock.now()
+
     async def _lives(self, actor: Actor) -> bool:
         async with self._db.read() as conn:
             expires_at = await repository.find_expiry(conn, actor.session_id, actor.user_id)
@@ -247,10 +252,10 @@ class SessionService:
         newest = RefreshToken(session.id, session.generation)
         if token == newest and hash_of(text) == session.refresh_hash:
             return await self._rotate(tx.conn, session, client)
-        is_retry = token.generation == session.generation - 1 and now - session.rotated_at <= _GRACE
-        successor = self._refresh.find(newest, session.refresh_hash) if is_retry else None
-        if successor is not None:
-            return self._pair(session, successor)
+        if token.generation == session.generation - 1 and now - session.rotated_at <= _GRACE:
+            # None when a node with a newer key made it: that node can repeat the answer.
+            successor = self._refresh.find(newest, session.refresh_hash)
+            return self._pair(session, successor) if successor else None
         await repository.delete(tx.conn, session.id, session.user_id)
         self._tell(tx, session.user_id, [session.id])
         return None

@@ -30,9 +30,7 @@ async def insert_all(conn: Conn, messages: Sequence[Message]) -> None:
     )
 
 
-async def claim_nonces(
-    conn: Conn, wishes: Sequence[tuple[NonceKey, StoredNonce]]
-) -> set[NonceKey]:
+async def claim_nonces(conn: Conn, wishes: Sequence[tuple[NonceKey, StoredNonce]]) -> set[NonceKey]:
     """Take the nonces that are free; those of others come back as not taken.
 
     Waits for other transactions that are taking the same ones, so give them in one order.
@@ -85,9 +83,7 @@ async def release_nonces(conn: Conn, keys: Sequence[NonceKey]) -> None:
     )
 
 
-async def newest_own(
-    conn: Conn, pairs: Sequence[Pair], floor: Snowflake
-) -> dict[Pair, Snowflake]:
+async def newest_own(conn: Conn, pairs: Sequence[Pair], floor: Snowflake) -> dict[Pair, Snowflake]:
     """The newest message above `floor` of each author in the channel. Uses messages_author_idx."""
     rows = await conn.fetch(
         """

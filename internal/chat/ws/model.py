@@ -8,7 +8,7 @@ import msgspec
 
 from internal.db.postgres import Conn
 from internal.user.model import OwnUser
-from internal.utils.request import Actor
+from internal.utils.actor import Actor
 from internal.utils.snowflake import Snowflake
 
 

@@ -19,13 +19,12 @@ from internal.chat.ws.session import Action, Identify, Reply, Resume, Send
 from internal.chat.ws.session import State as Stage
 from internal.chat.ws.view import Fate, View, replay
 from internal.db.postgres import Database
-from internal.errors import AppError, Unauthorized, Unavailable
+from internal.errors import AppError, Unauthorized, Unavailable, error_body
 from internal.eventlog import repository
 from internal.eventlog.model import Entry
 from internal.eventlog.tailer import Tailer
+from internal.utils.actor import Actor
 from internal.utils.json import UnreadableJson, decoder, encode
-from internal.utils.request import Actor
-from internal.utils.response import error_body
 from internal.utils.snowflake import Snowflake
 
 _log = structlog.get_logger(__name__)

@@ -1,0 +1,422 @@
+"""The composition root: who is made of what. The only module that knows everyone."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+import structlog
+from aiohttp import web
+
+from internal.auth.handler import AuthHandler
+from internal.auth.instance.handler import InstanceHandler
+from internal.auth.instance.service import InstanceService
+from internal.auth.service import AuthService
+from internal.auth.session.handler import SessionHandler
+from internal.auth.session.service import SessionService
+from internal.channel.handler import ChannelHandler
+from internal.channel.service import ChannelService
+from internal.chat.message.handler import MessageHandler
+from internal.chat.message.model import SendMessage
+from internal.chat.message.service import MessageService
+from internal.chat.typing.handler import TypingHandler
+from internal.chat.typing.service import TypingService
+from internal.chat.ws.cursor import CursorSigner
+from internal.chat.ws.handler import GatewayHandler
+from internal.chat.ws.model import Doors, Limits, State
+from internal.chat.ws.service import GatewayService
+from internal.chat.ws.view import ended_sessions
+from internal.config.config import Config
+from internal.db.postgres import Conn, Database, Pool, refuse_unsafe
+from internal.db.worker import WorkerLease
+from internal.eventlog import outbox
+from internal.eventlog.model import Entry
+from internal.eventlog.repository import Backlog
+from internal.eventlog.ring import Ring
+from internal.eventlog.sequencer import Sequencer
+from internal.eventlog.tailer import Tailer
+from internal.guild.handler import GuildHandler
+from internal.guild.service import GuildService
+from internal.middleware.rate_limit import SEND, RateLimits
+from internal.monitoring.health import Health
+from internal.monitoring.metrics import LoopLag, Metrics, metrics_app
+from internal.routes.routes import Handlers
+from internal.routes.site import site
+from internal.user.handler import UserHandler
+from internal.user.service import UserService
+from internal.utils.actor import Actor
+from internal.utils.background import Background
+from internal.utils.bucket import LocalLimiter
+from internal.utils.clock import Clock, SystemClock
+from internal.utils.json import UnreadableJson, decoder
+from internal.utils.jwt import AccessTokens
+from internal.utils.password import Passwords
+from internal.utils.snowflake import Snowflake
+from internal.utils.token import RefreshTokens, derive, readable
+from internal.utils.validator import body_error
+
+_log = structlog.get_logger(__name__)
+
+_RING_ENTRIES: Final = 50_000
+_RING_BYTES: Final = 32 << 20
+_WARM: Final = 10_000
+_SWEEP_S: Final = 60.0
+_SWEEP_ROWS: Final = 5_000
+# A statement that takes longer has lost its client's patience; a lock that is waited for longer
+# belongs to somebody who is stuck.
+_SERVER_SETTINGS: Final = {
+    "application_name": "parley",
+    "statement_timeout": "30000",
+    "lock_timeout": "5000",
+    "idle_in_transaction_session_timeout": "10000",
+    "synchronous_commit": "on",
+    "jit": "off",
+}
+
+_read_send = decoder(SendMessage)
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What is alive while the server runs. Tests reach in here; features never do."""
+
+    db: Database
+    gateway: GatewayService
+    tailer: Tailer
+    health: Health
+    metrics: Metrics
+    background: Background
+    web: web.Application
+    metrics_web: web.Application
+    setup_secret: Callable[[], Awaitable[str | None]]
+    address: "Address"
+
+    @property
+    def config(self) -> Config:
+        return self.address.config
+
+
+@dataclass(slots=True)
+class Address:
+    """The configuration, once the port is known that PORT=0 came to."""
+
+    config: Config
+
+    def gateway(self) -> str:
+        return self.config.public_url.replace("http", "ws", 1) + "/gateway"
+
+
+@asynccontextmanager
+async def open_app(config: Config) -> AsyncIterator[App]:
+    """Open everything, in order; close it in reverse.
+
+    `config` names a database with the newest schema, and a signing key.
+    """
+    clock, metrics, address = SystemClock(), Metrics(), Address(config)
+    background = Background()
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(_pool(config))
+        platform = await _open_platform(config, pool, clock, metrics, stack)
+        stack.push_async_callback(background.stop)
+        features = await _open_features(config, platform, metrics, stack)
+        gateway = _open_gateway(config, platform, features, metrics, address)
+        features.whisper.append(gateway.hub.whisper)
+        platform.tailer.subscribe(features.forget_ended)
+        platform.tailer.subscribe(gateway.hub.publish)
+        gateway.hub.pos = platform.tailer.pos
+        lag = LoopLag(metrics)
+        health = _health(platform, lag)
+        _observe(metrics, gateway, pool, features)
+        background.start("worker-lease", platform.worker.keep())
+        background.start("sequencer", platform.sequencer.run())
+        background.start("messages", features.messages.run())
+        background.start("gateway-sweep", gateway.sweep())
+        background.start("loop-lag", lag.sample())
+        background.start("sweep", _sweep(features))
+        handlers = Handlers(
+            auth=AuthHandler(features.auth),
+            sessions=SessionHandler(features.sessions),
+            instance=InstanceHandler(features.instance),
+            users=UserHandler(features.users),
+            guilds=GuildHandler(features.guilds),
+            channels=ChannelHandler(features.channels),
+            messages=MessageHandler(features.messages),
+            typing=TypingHandler(features.typing),
+            gateway=GatewayHandler(
+                gateway, origins=config.cors_origins, public_origin=config.public_url
+            ),
+            health=health,
+        )
+        application = site(
+            config,
+            handlers,
+            authenticate=features.sessions.authenticate,
+            limits=features.limits,
+            observe=metrics.observe_request,
+            clock=clock,
+        )
+        application.on_shutdown.append(lambda _application: gateway.drain())
+
+        yield App(
+            db=platform.db,
+            gateway=gateway,
+            tailer=platform.tailer,
+            health=health,
+            metrics=metrics,
+            background=background,
+            web=application,
+            metrics_web=metrics_app(metrics),
+            setup_secret=features.instance.setup_secret,
+            address=address,
+        )
+
+
+# The platform: the database, the log, ids.
+
+
+@dataclass(frozen=True, slots=True)
+class _Platform:
+    pool: Pool
+    db: Database
+    tailer: Tailer
+    sequencer: Sequencer
+    worker: WorkerLease
+    clock: Clock
+    instance_id: str
+
+
+@asynccontextmanager
+async def _pool(config: Config) -> AsyncIterator[Pool]:
+    async with asyncpg.create_pool(
+        str(config.database_url),
+        min_size=0,
+        max_size=config.db_pool_size,
+        command_timeout=60,
+        server_settings=_SERVER_SETTINGS,
+    ) as pool:
+        yield pool
+
+
+async def _open_platform(
+    config: Config, pool: Pool, clock: Clock, metrics: Metrics, stack: AsyncExitStack
+) -> _Platform:
+    ring = Ring(max_entries=_RING_ENTRIES, max_bytes=_RING_BYTES)
+    tailer = Tailer(ring, on_gap=metrics.log_gaps.inc)
+
+    def observe(backlog: Backlog) -> None:
+        metrics.drain_age.set(backlog.oldest_s or 0)
+        metrics.tailer_lag.set(backlog.head - tailer.pos)
+
+    async def connect() -> "asyncpg.Connection[asyncpg.Record]":
+        return await asyncpg.connect(
+            str(config.database_url), timeout=10, server_settings=_SERVER_SETTINGS
+        )
+
+    sequencer = Sequencer(connect, tailer, keep=config.log_retention, observe=observe)
+    db = Database(pool, outbox.write, sequencer.kick)
+    async with pool.acquire() as conn:
+        await refuse_unsafe(conn)
+        await tailer.start(conn, _WARM)
+        instance_id = str(await conn.fetchval("SELECT id FROM instance"))
+    worker = WorkerLease(db, clock)
+    await worker.take()
+    stack.push_async_callback(worker.release)
+    return _Platform(pool, db, tailer, sequencer, worker, clock, instance_id)
+
+
+# The features.
+
+
+@dataclass(frozen=True, slots=True)
+class _Features:
+    passwords: Passwords
+    limits: RateLimits
+    users: UserService
+    sessions: SessionService
+    instance: InstanceService
+    auth: AuthService
+    guilds: GuildService
+    channels: ChannelService
+    messages: MessageService
+    typing: TypingService
+    # Filled with the hub's, which needs the features to be made first.
+    whisper: list[Callable[..., None]]
+    forget_ended: Callable[..., None]
+
+
+async def _open_features(
+    config: Config, platform: _Platform, metrics: Metrics, stack: AsyncExitStack
+) -> _Features:
+    db, clock, new_id = platform.db, platform.clock, platform.worker.new_id
+    secrets = [str(config.jwt_secret), *map(str, config.jwt_previous_secrets)]
+    passwords = Passwords(config.bcrypt_cost)
+    stack.callback(passwords.close)
+    limiter = LocalLimiter(clock, scale=config.rate_limit_scale)
+    guilds = GuildService(db, new_id)
+    users = UserService(
+        db,
+        passwords=passwords,
+        limiter=limiter,
+        hold=guilds.hold_guilds_of,
+        announce=guilds.announce_member,
+    )
+    sessions = SessionService(
+        db,
+        access=AccessTokens(
+            secrets,
+            audience=platform.instance_id,
+            lifetime=config.jwt_expires_in,
+            clock=clock,
+            new_id=new_id,
+        ),
+        refresh=RefreshTokens(
+            secrets, audience=platform.instance_id, lifetime=config.refresh_expires_in
+        ),
+        limiter=limiter,
+        clock=clock,
+        new_id=new_id,
+    )
+    instance = InstanceService(
+        db,
+        users=users,
+        registration=config.registration,
+        setup_secret=readable(derive(secrets[0], "setup", platform.instance_id)),
+        clock=clock,
+        new_id=new_id,
+    )
+    auth = AuthService(
+        db, users=users, sessions=sessions, instance=instance, passwords=passwords, new_id=new_id
+    )
+    channels = ChannelService(db, guilds, new_id)
+    messages = MessageService(db, channels, new_id, clock)
+    whisper: list[Callable[..., None]] = []
+    typing = TypingService(db, channels, publish=lambda event: whisper[0](event), clock=clock)
+
+    def forget_ended(entries: list[Entry]) -> None:
+        for entry in entries:
+            if entry.is_internal:
+                sessions.cache.forget(map(Snowflake, ended_sessions(entry)))
+
+    return _Features(
+        passwords=passwords,
+        limits=RateLimits(limiter, clock),
+        users=users,
+        sessions=sessions,
+        instance=instance,
+        auth=auth,
+        guilds=guilds,
+        channels=channels,
+        messages=messages,
+        typing=typing,
+        whisper=whisper,
+        forget_ended=forget_ended,
+    )
+
+
+async def _sweep(features: _Features) -> None:
+    """Take away what has expired, now and then."""
+    while True:
+        await asyncio.sleep(_SWEEP_S)
+        try:
+            await features.sessions.sweep(_SWEEP_ROWS)
+            await features.messages.sweep_nonces(_SWEEP_ROWS)
+        except Exception:
+            _log.exception("sweep_failed")
+
+
+# The gateway.
+
+
+def _open_gateway(
+    config: Config,
+    platform: _Platform,
+    features: _Features,
+    metrics: Metrics,
+    address: Address,
+) -> GatewayService:
+    async def state_of(conn: Conn, user_id: Snowflake) -> State:
+        guilds = await features.guilds.states_of(conn, user_id)
+        return State(
+            user=await features.users.own(conn, user_id),
+            guilds=[(guild.id, guild) for guild in guilds],
+            private_channels=await features.channels.direct_messages(conn, user_id),
+        )
+
+    async def send(actor: Actor, body: bytes) -> object:
+        await features.limits.count(SEND, actor.user_id)
+        try:
+            wish = _read_send(body)
+        except UnreadableJson as fault:
+            raise body_error(fault) from None
+        return await features.messages.send(actor.user_id, wish, enforce=True)
+
+    return GatewayService(
+        platform.db,
+        platform.tailer,
+        CursorSigner(
+            [
+                derive(str(secret), "cursor", platform.instance_id)
+                for secret in (config.jwt_secret, *config.jwt_previous_secrets)
+            ]
+        ),
+        Doors(
+            authenticate=features.sessions.authenticate,
+            is_alive=features.sessions.is_alive,
+            state_of=state_of,
+            memberships=features.guilds.memberships,
+            send=send,
+        ),
+        Limits(
+            heartbeat_s=config.heartbeat_interval.total_seconds(),
+            replay=config.replay_limit,
+            retention_s=config.log_retention.total_seconds(),
+            slow_reader_bytes=config.slow_reader_bytes,
+            sockets=config.gateway_max_sockets,
+            strangers_per_address=config.gateway_sockets_per_address,
+            drain_window_s=config.drain_window.total_seconds(),
+        ),
+        resume_url=address.gateway,
+        count_resume=lambda outcome: metrics.resumes.labels(outcome).inc(),
+        count_close=lambda code: metrics.closes.labels(str(code)).inc(),
+    )
+
+
+# What operators see.
+
+
+def _health(platform: _Platform, lag: LoopLag) -> Health:
+    async def database() -> str | None:
+        async with platform.db.read() as conn:
+            # A write that leaves nothing behind: a full or read-only disk shows here.
+            await conn.execute("UPDATE log_head SET singleton = true WHERE pos < 0")
+        return None
+
+    async def event_log() -> str | None:
+        return platform.sequencer.complaint()
+
+    return Health({"database": database, "event_log": event_log}, lag=lag.current)
+
+
+def _observe(
+    metrics: Metrics, gateway: GatewayService, pool: Pool, features: _Features
+) -> None:
+    """Let the gauges and counters ask at each scrape, rather than be told at each event."""
+    metrics.connected_sockets.set_function(lambda: len(gateway.clients))
+    metrics.active_users.set_function(lambda: gateway.hub.users)
+    metrics.db_in_use.set_function(lambda: pool.get_size() - pool.get_idle_size())
+    metrics.bcrypt_queue.set_function(features.passwords.queued)
+    metrics.count_from(
+        "parley_gateway_deliveries", "Events handed to sockets.", lambda: gateway.hub.deliveries
+    )
+    metrics.count_from(
+        "parley_gateway_writes",
+        "Writes to sockets; many deliveries may share one.",
+        lambda: gateway.hub.writes,
+    )
+    metrics.count_from(
+        "parley_messages_sent", "Messages acknowledged.", lambda: features.messages.sent
+    )
+
+

@@ -1,0 +1,89 @@
+"""The application that serves the route table."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiohttp import web
+
+from internal.config.config import Config
+from internal.middleware.auth import authentication
+from internal.middleware.errors import errors
+from internal.middleware.headers import cors, on_prepare
+from internal.middleware.intake import intake
+from internal.middleware.logging import ObserveRequest, request_log
+from internal.middleware.rate_limit import PUBLIC, RateLimits, addresses
+from internal.routes.docs import DocsHandler
+from internal.routes.openapi import describe
+from internal.routes.route import Handle, Route
+from internal.routes.routes import Handlers, table
+from internal.utils.actor import Actor
+from internal.utils.clock import Clock
+
+VERSION: Final = "0.1.0"
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+def site(  # noqa: PLR0913  # everything that every request passes
+    config: Config,
+    handlers: Handlers,
+    *,
+    authenticate: Callable[[str], Awaitable[Actor]],
+    limits: RateLimits,
+    observe: ObserveRequest,
+    clock: Clock,
+) -> web.Application:
+    """Put the table, the middleware and the documentation together."""
+    application = web.Application(
+        middlewares=[
+            addresses(config.trusted_proxies),
+            request_log(observe, clock),
+            errors(),
+            cors(config.cors_origins),
+            intake(config.max_body_size),
+        ],
+        client_max_size=config.max_body_size,
+    )
+    application.on_response_prepare.append(
+        on_prepare(config.cors_origins, is_https=config.public_url.startswith("https:"))
+    )
+    authenticated = authentication(authenticate, limits)
+    rows = table(handlers)
+    for row in rows:
+        handle = _guarded(row, limits, authenticated)
+        for path in row.paths:
+            application.router.add_route(row.method, _pattern(path), handle)
+    _add_docs(application, config, rows, limits)
+    return application
+
+
+def _guarded(
+    row: Route, limits: RateLimits, authenticated: Callable[[Handle], Handle]
+) -> Handle:
+    """A limit by account is counted once it is known who asks, one by address before."""
+    if row.is_public:
+        return limits.limited(row.rule, row.handle)
+    if row.rule.per == "account":
+        return authenticated(limits.limited(row.rule, row.handle))
+    return limits.limited(row.rule, authenticated(row.handle))
+
+
+def _pattern(path: str) -> str:
+    """The path for aiohttp. Ids are digits, so that no two routes can meet."""
+    return _PLACEHOLDER.sub(r"{\1:[0-9]+}", path)
+
+
+def _add_docs(
+    application: web.Application, config: Config, rows: list[Route], limits: RateLimits
+) -> None:
+    def description() -> dict[str, Any]:
+        return describe(rows, server="/", version=VERSION)
+
+    docs = DocsHandler(description)
+    for path, handle in (
+        ("/openapi.json", docs.openapi),
+        ("/docs", docs.page),
+        ("/docs/start.js", docs.start),
+        ("/docs/{name}", docs.asset),
+    ):
+        application.router.add_get(path, limits.limited(PUBLIC, handle))
