@@ -46,7 +46,7 @@ class GuildPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemberPage(msgspec.Struct, frozen=True, kw_only=True):
-    after: Snowflake = Snowflake(0)
+    after: Snowflake | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
 
 

@@ -63,7 +63,7 @@ async def open_town(
             app = await stack.enter_async_context(open_app(config))
             server = await aiohttp_server(app.web)
             stack.push_async_callback(server.close)
-            app.bind(bound_to(config, server.port or 0))
+            app.address.config = bound_to(config, server.port or 0)
             url = str(server.make_url("")).rstrip("/")
             town = Town(http, lambda: url, app=app, stop=server.close)
             stack.push_async_callback(town.close)

@@ -33,7 +33,12 @@ class Databases:
         """A migrated, empty database, by the DSN of the server's role."""
         name = f"parley_{uuid4().hex}"
         # 80 ms with either strategy, and the default one makes no checkpoint that others feel.
-        await self._admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self._template}"')
+        owner = await self._admin.fetchval(
+            "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = $1", self._template
+        )
+        await self._admin.execute(
+            f'CREATE DATABASE "{name}" TEMPLATE "{self._template}" OWNER "{owner}"'
+        )
         try:
             yield named(self._app_dsn, name)
         finally:

@@ -1,15 +1,13 @@
 """Group commit: batches, order, and that nobody suffers for another."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from internal.db.group_commit import GroupCommit
 from internal.errors import AppError, EmptyMessage, Unavailable
-
-Commit = Callable[[Sequence[int]], Awaitable[Sequence[int | AppError]]]
 
 
 class Store:
