@@ -1,14 +1,16 @@
 """The composition root: who is made of what. The only module that knows everyone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import asyncpg
 import structlog
-from aiohttp import web
+from aiohttp.web import Application
 
 from internal.auth.handler import AuthHandler
 from internal.auth.instance.handler import InstanceHandler
@@ -25,11 +27,13 @@ from internal.chat.typing.handler import TypingHandler
 from internal.chat.typing.service import TypingService
 from internal.chat.ws.cursor import CursorSigner
 from internal.chat.ws.handler import GatewayHandler
+from internal.chat.ws.hub import Hub
 from internal.chat.ws.model import Doors, Limits, State
 from internal.chat.ws.service import GatewayService
 from internal.chat.ws.view import ended_sessions
 from internal.config.config import Config
-from internal.db.postgres import Conn, Database, Pool, refuse_unsafe
+from internal.db.migrate import check, read_folder
+from internal.db.postgres import Conn, Database, Pool, Transaction, refuse_unsafe
 from internal.db.worker import WorkerLease
 from internal.eventlog import outbox
 from internal.eventlog.model import Entry
@@ -39,7 +43,7 @@ from internal.eventlog.sequencer import Sequencer
 from internal.eventlog.tailer import Tailer
 from internal.guild.handler import GuildHandler
 from internal.guild.service import GuildService
-from internal.middleware.rate_limit import SEND, RateLimits
+from internal.middleware.rate_limit import IDENTIFY, SEND, RateLimits
 from internal.monitoring.health import Health
 from internal.monitoring.metrics import LoopLag, Metrics, metrics_app
 from internal.routes.routes import Handlers
@@ -59,6 +63,9 @@ from internal.utils.validator import body_error
 
 _log = structlog.get_logger(__name__)
 
+MIGRATIONS: Final = Path(__file__).resolve().parents[1] / "migrations"
+# Below this the database is about to stop writing.
+_FREE_BYTES: Final = 64 << 20
 _RING_ENTRIES: Final = 50_000
 _RING_BYTES: Final = 32 << 20
 _WARM: Final = 10_000
@@ -88,8 +95,8 @@ class App:
     health: Health
     metrics: Metrics
     background: Background
-    web: web.Application
-    metrics_web: web.Application
+    web: Application
+    metrics_web: Application
     setup_secret: Callable[[], Awaitable[str | None]]
     address: "Address"
 
@@ -120,14 +127,14 @@ async def open_app(config: Config) -> AsyncIterator[App]:
         pool = await stack.enter_async_context(_pool(config))
         platform = await _open_platform(config, pool, clock, metrics, stack)
         stack.push_async_callback(background.stop)
-        features = await _open_features(config, platform, metrics, stack)
-        gateway = _open_gateway(config, platform, features, metrics, address)
-        features.whisper.append(gateway.hub.whisper)
+        hub = Hub()
+        features = await _open_features(config, platform, hub, stack)
+        gateway = _open_gateway(config, platform, hub, features, metrics, address)
         platform.tailer.subscribe(features.forget_ended)
         platform.tailer.subscribe(gateway.hub.publish)
         gateway.hub.pos = platform.tailer.pos
         lag = LoopLag(metrics)
-        health = _health(platform, lag)
+        health = _health(platform, lag, config.data_dir)
         _observe(metrics, gateway, pool, features)
         background.start("worker-lease", platform.worker.keep())
         background.start("sequencer", platform.sequencer.run())
@@ -241,13 +248,12 @@ class _Features:
     channels: ChannelService
     messages: MessageService
     typing: TypingService
-    # Filled with the hub's, which needs the features to be made first.
-    whisper: list[Callable[..., None]]
-    forget_ended: Callable[..., None]
+    # Consumes the log, so that a revocation reaches every node.
+    forget_ended: Callable[[Sequence[Entry]], None]
 
 
 async def _open_features(
-    config: Config, platform: _Platform, metrics: Metrics, stack: AsyncExitStack
+    config: Config, platform: _Platform, hub: Hub, stack: AsyncExitStack
 ) -> _Features:
     db, clock, new_id = platform.db, platform.clock, platform.worker.new_id
     secrets = [str(config.jwt_secret), *map(str, config.jwt_previous_secrets)]
@@ -255,12 +261,18 @@ async def _open_features(
     stack.callback(passwords.close)
     limiter = LocalLimiter(clock, scale=config.rate_limit_scale)
     guilds = GuildService(db, new_id)
+    channels = ChannelService(db, guilds, new_id)
+
+    async def announce(tx: Transaction, user_id: Snowflake) -> None:
+        await guilds.announce_member(tx, user_id)
+        await channels.announce_recipient(tx, user_id)
+
     users = UserService(
         db,
         passwords=passwords,
         limiter=limiter,
         hold=guilds.hold_guilds_of,
-        announce=guilds.announce_member,
+        announce=announce,
     )
     sessions = SessionService(
         db,
@@ -289,12 +301,10 @@ async def _open_features(
     auth = AuthService(
         db, users=users, sessions=sessions, instance=instance, passwords=passwords, new_id=new_id
     )
-    channels = ChannelService(db, guilds, new_id)
     messages = MessageService(db, channels, new_id, clock)
-    whisper: list[Callable[..., None]] = []
-    typing = TypingService(db, channels, publish=lambda event: whisper[0](event), clock=clock)
+    typing = TypingService(db, channels, publish=hub.whisper, clock=clock)
 
-    def forget_ended(entries: list[Entry]) -> None:
+    def forget_ended(entries: Sequence[Entry]) -> None:
         for entry in entries:
             if entry.is_internal:
                 sessions.cache.forget(map(Snowflake, ended_sessions(entry)))
@@ -310,7 +320,6 @@ async def _open_features(
         channels=channels,
         messages=messages,
         typing=typing,
-        whisper=whisper,
         forget_ended=forget_ended,
     )
 
@@ -322,7 +331,7 @@ async def _sweep(features: _Features) -> None:
         try:
             await features.sessions.sweep(_SWEEP_ROWS)
             await features.messages.sweep_nonces(_SWEEP_ROWS)
-        except Exception:
+        except Exception:  # noqa: BLE001  # the next round tries again
             _log.exception("sweep_failed")
 
 
@@ -332,6 +341,7 @@ async def _sweep(features: _Features) -> None:
 def _open_gateway(
     config: Config,
     platform: _Platform,
+    hub: Hub,
     features: _Features,
     metrics: Metrics,
     address: Address,
@@ -344,6 +354,9 @@ def _open_gateway(
             private_channels=await features.channels.direct_messages(conn, user_id),
         )
 
+    async def admit(actor: Actor) -> None:
+        await features.limits.count(IDENTIFY, actor.user_id)
+
     async def send(actor: Actor, body: bytes) -> object:
         await features.limits.count(SEND, actor.user_id)
         try:
@@ -355,6 +368,7 @@ def _open_gateway(
     return GatewayService(
         platform.db,
         platform.tailer,
+        hub,
         CursorSigner(
             [
                 derive(str(secret), "cursor", platform.instance_id)
@@ -363,6 +377,7 @@ def _open_gateway(
         ),
         Doors(
             authenticate=features.sessions.authenticate,
+            admit=admit,
             is_alive=features.sessions.is_alive,
             state_of=state_of,
             memberships=features.guilds.memberships,
@@ -380,28 +395,45 @@ def _open_gateway(
         resume_url=address.gateway,
         count_resume=lambda outcome: metrics.resumes.labels(outcome).inc(),
         count_close=lambda code: metrics.closes.labels(str(code)).inc(),
+        count_lag=metrics.slow_readers.inc,
     )
 
 
 # What operators see.
 
 
-def _health(platform: _Platform, lag: LoopLag) -> Health:
+def _health(platform: _Platform, lag: LoopLag, data_dir: Path) -> Health:
+    migrations = read_folder(MIGRATIONS)
+    data_dir.mkdir(parents=True, exist_ok=True)
+
     async def database() -> str | None:
         async with platform.db.read() as conn:
-            # A write that leaves nothing behind: a full or read-only disk shows here.
-            await conn.execute("UPDATE log_head SET singleton = true WHERE pos < 0")
+            # A real write: a full or read-only disk shows here.
+            await conn.execute(
+                "UPDATE snowflake_workers SET lease_until = lease_until WHERE id = $1",
+                platform.worker.worker,
+            )
         return None
+
+    async def schema() -> str | None:
+        async with platform.db.read() as conn:
+            known = await check(conn, migrations)
+        return None if known else "the database lacks migrations of this release"
+
+    async def disk() -> str | None:
+        free = await asyncio.to_thread(shutil.disk_usage, data_dir)
+        return None if free.free > _FREE_BYTES else "the disk of DATA_DIR is nearly full"
 
     async def event_log() -> str | None:
         return platform.sequencer.complaint()
 
-    return Health({"database": database, "event_log": event_log}, lag=lag.current)
+    return Health(
+        {"database": database, "schema": schema, "event_log": event_log, "disk": disk},
+        lag=lag.current,
+    )
 
 
-def _observe(
-    metrics: Metrics, gateway: GatewayService, pool: Pool, features: _Features
-) -> None:
+def _observe(metrics: Metrics, gateway: GatewayService, pool: Pool, features: _Features) -> None:
     """Let the gauges and counters ask at each scrape, rather than be told at each event."""
     metrics.connected_sockets.set_function(lambda: len(gateway.clients))
     metrics.active_users.set_function(lambda: gateway.hub.users)
@@ -418,5 +450,3 @@ def _observe(
     metrics.count_from(
         "parley_messages_sent", "Messages acknowledged.", lambda: features.messages.sent
     )
-
-

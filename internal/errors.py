@@ -7,6 +7,8 @@ and 90xxx for what only this server knows.
 
 from typing import ClassVar
 
+from typing_extensions import override
+
 type_by_code: dict[int, type["AppError"]] = {}
 
 
@@ -29,6 +31,7 @@ class AppError(Exception):
         self.errors = errors
         self.retry_after = retry_after
 
+    @override
     def __init_subclass__(cls) -> None:
         """Refuse a code that another error has taken."""
         super().__init_subclass__()
@@ -163,8 +166,7 @@ class BadBulkDelete(AppError):
     status, code, message = (
         400,
         50016,
-        "Provided too few or too many messages to delete. Must provide at least 1 and at most "
-        "100 messages to delete",
+        "Provided too few or too many messages to delete: it takes 1 to 100",
     )
 
 

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Final
 
 import asyncpg
@@ -15,10 +14,10 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from internal.app import App, open_app
+from internal.app import MIGRATIONS, App, open_app
 from internal.config.config import Config, Secret, bound_to, ensure_secret
-from internal.db.embedded import EmbeddedPostgres, embedded_postgres
 from internal.db.cluster import EmbeddedError
+from internal.db.embedded import EmbeddedPostgres, embedded_postgres
 from internal.db.migrate import MigrationError, migrate
 from internal.db.postgres import AWAY, UnsafeDatabase
 from internal.middleware.runner import Runner
@@ -27,7 +26,6 @@ from internal.utils.background import Background
 from internal.utils.json import encode
 
 _log = structlog.get_logger(__name__)
-_MIGRATIONS: Final = Path(__file__).resolve().parents[1] / "migrations"
 # Connections that wait to be accepted; a reconnect storm is a burst.
 _LISTEN: Final = 4096
 
@@ -96,11 +94,13 @@ async def _run(config: Config, stop: _Stop, stack: AsyncExitStack) -> None:
     database_url = await _database(config, stack, background)
     # Behind the database: its watcher must not take a stop for a crash.
     stack.push_async_callback(background.stop)
+    if config.redis_url is not None:
+        _log.warning("redis_unused", reason="one process needs none; several nodes come later")
     config = msgspec.structs.replace(config, database_url=Secret(database_url))
     try:
         app = await stack.enter_async_context(open_app(config))
     except AWAY as fault:
-        raise CannotServe(f"The database can't be reached: {fault or type(fault).__name__}") from None
+        raise CannotServe(f"The database can't be reached: {_reason(fault)}") from None
     metrics_port = await stack.enter_async_context(
         _listen(app.metrics_web, config.metrics_host, config.metrics_port, "METRICS_PORT")
     )
@@ -122,19 +122,24 @@ async def _run(config: Config, stop: _Stop, stack: AsyncExitStack) -> None:
     app.health.drain()
 
 
+def _reason(fault: BaseException) -> str:
+    """What a fault says; some say nothing, but their names do."""
+    return str(fault) or type(fault).__name__
+
+
 async def _database(config: Config, stack: AsyncExitStack, background: Background) -> str:
     """The DSN to serve with, of a database that is up and has the newest schema."""
     if config.database_url is None:
         server: EmbeddedPostgres = await stack.enter_async_context(
             embedded_postgres(config.data_dir)
         )
-        await migrate(server.owner_dsn, _MIGRATIONS)
+        await migrate(server.owner_dsn, MIGRATIONS)
         background.start("embedded-postgres", server.watch())
         return server.app_dsn
     try:
-        await migrate(str(config.database_url), _MIGRATIONS)
+        await migrate(str(config.database_url), MIGRATIONS)
     except (*AWAY, asyncpg.PostgresError) as fault:
-        raise CannotServe(f"The database can't be used: {fault or type(fault).__name__}") from None
+        raise CannotServe(f"The database can't be used: {_reason(fault)}") from None
     return str(config.database_url)
 
 

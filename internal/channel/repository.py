@@ -244,11 +244,12 @@ async def direct_messages_seen_by_others(
     return [(Snowflake(row["other_id"]), _direct_message(row)) for row in rows]
 
 
-async def find_user(conn: Conn, user_id: Snowflake) -> User | None:
-    row = await conn.fetchrow(
-        "SELECT id AS user_id, username, global_name FROM users WHERE id = $1", user_id
+async def hold_users(conn: Conn, user_ids: Sequence[Snowflake]) -> int:
+    """Keep accounts from changing until the commit; how many of them there are."""
+    rows = await conn.fetch(
+        "SELECT id FROM users WHERE id = ANY($1::bigint[]) ORDER BY id FOR SHARE", user_ids
     )
-    return None if row is None else _user(row)
+    return len(rows)
 
 
 def _id(number: int | None) -> Snowflake | None:

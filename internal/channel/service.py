@@ -142,12 +142,16 @@ class ChannelService:
         if other == actor:
             raise CannotMessageUser
         async with self._db.transaction() as tx:
-            if await repository.find_user(tx.conn, other) is None:
+            channel = await repository.find_direct_message(tx.conn, actor, other)
+            if channel is not None:
+                return channel
+            # Held, so that neither is told the other's looks of before a change.
+            if await repository.hold_users(tx.conn, [actor, other]) < 2:  # noqa: PLR2004  # the two of them
                 raise UnknownUser
             made = await repository.insert_direct_message(tx.conn, self._new_id(), actor, other)
             channel = await repository.find_direct_message(tx.conn, actor, other)
             theirs = await repository.find_direct_message(tx.conn, other, actor)
-            if channel is None or theirs is None:  # an account was erased at this moment
+            if channel is None or theirs is None:
                 raise UnknownUser
             if made:
                 tx.emit(DirectMessageOpened(user_id=actor, channel=channel))

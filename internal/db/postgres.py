@@ -2,13 +2,15 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 
 from internal.errors import Unavailable
 from internal.events import Event
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
 
 # Quoted: these are generic to the type checker alone.
 Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"

@@ -1,10 +1,17 @@
 """An entry of the event log, as a node keeps it in memory."""
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from internal.utils.snowflake import Snowflake
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from internal.utils.snowflake import Snowflake
+
+
+class Row(Protocol):
+    """What the log's columns come in, whether from the driver or from a test."""
+
+    def __getitem__(self, column: str, /) -> Any: ...
 
 
 class Entry:
@@ -28,7 +35,7 @@ class Entry:
         "users",
     )
 
-    def __init__(self, row: Mapping[str, Any]) -> None:
+    def __init__(self, row: Row) -> None:
         self.pos: int = row["pos"]
         self.outbox_id: int = row["outbox_id"]
         self.type: str = row["type"]

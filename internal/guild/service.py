@@ -135,7 +135,9 @@ class GuildService:
     ) -> list[Member]:
         async with self._db.read() as conn:
             await self.access(conn, actor, guild_id)
-            return await repository.members_after(conn, guild_id, page.after or Snowflake(0), page.limit)
+            return await repository.members_after(
+                conn, guild_id, page.after or Snowflake(0), page.limit
+            )
 
     async def member(self, actor: Snowflake, guild_id: Snowflake, user_id: Snowflake) -> Member:
         async with self._db.read() as conn:

@@ -42,6 +42,8 @@ REFRESH: Final = Rule("refresh", "address", Rate(30, 30 * _MINUTE))
 AUTH_FAILURES: Final = Rule("auth-failures", "address", Rate(30, 30 * _MINUTE))
 # Everything else that needs no account.
 PUBLIC: Final = Rule("public", "address", Rate(100, 20))
+# Building everything that a session begins with costs; a RESUME is free.
+IDENTIFY: Final = Rule("identify", "account", Rate(20, 0.2))
 GATEWAY: Final = Rule("gateway", "address", Rate(60, 2))
 # Everything that needs an account and has no rule of its own.
 ACCOUNT: Final = Rule("account", "account", Rate(100, 50))

@@ -151,6 +151,11 @@ def _parameters(query: Any, components: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     schema = components[query["$ref"].rsplit("/", 1)[1]]
     return [
-        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": part}
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "schema": part,
+        }
         for name, part in schema["properties"].items()
     ]

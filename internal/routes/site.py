@@ -24,7 +24,7 @@ VERSION: Final = "0.1.0"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def site(  # noqa: PLR0913  # everything that every request passes
+def site(
     config: Config,
     handlers: Handlers,
     *,
@@ -53,13 +53,11 @@ def site(  # noqa: PLR0913  # everything that every request passes
         handle = _guarded(row, limits, authenticated)
         for path in row.paths:
             application.router.add_route(row.method, _pattern(path), handle)
-    _add_docs(application, config, rows, limits)
+    _add_docs(application, rows, limits)
     return application
 
 
-def _guarded(
-    row: Route, limits: RateLimits, authenticated: Callable[[Handle], Handle]
-) -> Handle:
+def _guarded(row: Route, limits: RateLimits, authenticated: Callable[[Handle], Handle]) -> Handle:
     """A limit by account is counted once it is known who asks, one by address before."""
     if row.is_public:
         return limits.limited(row.rule, row.handle)
@@ -73,9 +71,7 @@ def _pattern(path: str) -> str:
     return _PLACEHOLDER.sub(r"{\1:[0-9]+}", path)
 
 
-def _add_docs(
-    application: web.Application, config: Config, rows: list[Route], limits: RateLimits
-) -> None:
+def _add_docs(application: web.Application, rows: list[Route], limits: RateLimits) -> None:
     def description() -> dict[str, Any]:
         return describe(rows, server="/", version=VERSION)
 

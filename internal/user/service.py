@@ -30,7 +30,7 @@ class UserService:
         *,
         passwords: Passwords,
         limiter: Limiter,
-        hold: Callable[[Conn, Snowflake], Awaitable[None]],
+        hold: Callable[[Transaction, Snowflake], Awaitable[None]],
         announce: Callable[[Transaction, Snowflake], Awaitable[None]],
     ) -> None:
         """`announce` tells the guilds of a user that the profile changed.
@@ -68,7 +68,7 @@ class UserService:
         proof = await self._proof(user_id, change)
         try:
             async with self._db.transaction() as tx:
-                await self._hold(tx.conn, user_id)
+                await self._hold(tx, user_id)
                 password_hash = await repository.lock(tx.conn, user_id)
                 if proof not in (None, password_hash):  # the password was changed meanwhile
                     raise wrong_password()

@@ -34,7 +34,7 @@ def network_of(address: str) -> str:
     parsed = _parse(address)
     if isinstance(parsed, IPv6Address):
         return str(ip_network((int(parsed), _OWN_V6_BITS), strict=False))
-    return address
+    return str(parsed) if parsed else address
 
 
 def _parse(text: str) -> IPv4Address | IPv6Address | None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import asyncpg
 import pytest
@@ -12,12 +12,14 @@ from typing_extensions import override
 from internal.db.postgres import Database
 from internal.eventlog import outbox, repository
 from internal.eventlog.model import Entry
-from internal.eventlog.repository import Backlog
 from internal.eventlog.ring import Ring
 from internal.eventlog.sequencer import Sequencer
 from internal.eventlog.tailer import Tailer
 from internal.events import Audience, Event
 from internal.utils.snowflake import Snowflake
+
+if TYPE_CHECKING:
+    from internal.eventlog.repository import Backlog
 
 DAY = timedelta(days=1)
 GUILD = Snowflake(10)
@@ -106,17 +108,20 @@ async def test_positions_follow_the_head_without_a_gap(db: Database, conn: Conne
     drained = await repository.drain(conn, 100)
     assert [e.pos for e in drained] == [before.pos + 1, before.pos + 2, before.pos + 3]
     assert payloads(drained)[:2] == [b'{"n":1}', b'{"n":2}']
-    assert drained[2].users == {1, 2}
+    assert drained[2].users == frozenset({1, 2})
     assert await repository.head(conn) == (before.pos + 3, before.epoch)
     assert await repository.drain(conn, 100) == []
     assert (await repository.backlog(conn)).oldest_s is None
 
 
 async def test_what_was_rolled_back_is_never_told(db: Database, conn: Connection) -> None:
-    with pytest.raises(RuntimeError):
+    async def fail() -> None:
         async with db.transaction() as tx:
             tx.emit(Said(n=1))
             raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fail()
     assert await repository.drain(conn, 100) == []
 
 

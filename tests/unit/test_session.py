@@ -1,5 +1,7 @@
 """The gateway's state machine, without a socket."""
 
+from collections.abc import Callable
+
 import pytest
 
 from internal.chat.ws.events import HEARTBEAT_ACK, CloseReason
@@ -31,7 +33,9 @@ def test_hello_tells_the_interval_in_milliseconds() -> None:
 
 
 @pytest.mark.parametrize("state", [greeted, opened])
-def test_a_heartbeat_is_answered_before_and_after_identify(state: type[Session]) -> None:
+def test_a_heartbeat_is_answered_before_and_after_identify(
+    state: Callable[[], Session],
+) -> None:
     assert state().receive(b'{"op":1,"d":null}', 102) == Reply(HEARTBEAT_ACK)
 
 
@@ -45,7 +49,7 @@ def test_identify_asks_who_it_is_and_gives_time_for_it() -> None:
 
 @pytest.mark.parametrize(("seq", "wanted"), [("7", 7), ("null", 0), ("0", 0), (str(2**63), 2**63)])
 def test_resume_names_the_session_and_the_position(seq: str, wanted: int) -> None:
-    body = '{"op":6,"d":{"token":"t","session_id":"s","seq":%s}}' % seq
+    body = f'{{"op":6,"d":{{"token":"t","session_id":"s","seq":{seq}}}}}'
     assert greeted().receive(body.encode(), 100) == Resume("t", "s", wanted)
 
 

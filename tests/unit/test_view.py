@@ -44,7 +44,12 @@ def test_the_end_of_the_login_ends_the_view() -> None:
 
 
 def test_a_replay_tells_what_was_missed_in_order() -> None:
-    missed = [entry(1, guild=GUILD), entry(2, guild=OTHER), entry(3, users=[ADA]), entry(4, users=[2])]
+    missed = [
+        entry(1, guild=GUILD),
+        entry(2, guild=OTHER),
+        entry(3, users=[ADA]),
+        entry(4, users=[2]),
+    ]
     assert seqs(replay(missed, ADA, {GUILD}, [])) == [1, 3]
 
 

@@ -17,6 +17,8 @@ from internal.chat.ws.session import Action, Close, Session, State
 _log = structlog.get_logger(__name__)
 # A peer that ignores the closing handshake is cut off after this.
 CLOSE_S = 10.0
+_STANDARD = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011})
+_PRIVATE = range(3000, 5000)
 
 
 class Conversation(Protocol):
@@ -100,7 +102,7 @@ class Client(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self.session.state is State.CLOSED:
+        if self._is_closed():
             return
         try:
             frames = self._reader.feed(data)
@@ -108,9 +110,9 @@ class Client(asyncio.Protocol):
             self._end(fault.code, fault.reason)
             return
         for frame in frames:
-            self._receive(frame)
-            if self.session.state is State.CLOSED:
+            if self._is_closed():
                 return
+            self._receive(frame)
 
     @override
     def eof_received(self) -> bool:
@@ -173,6 +175,9 @@ class Client(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def _is_closed(self) -> bool:
+        return self.session.state is State.CLOSED
+
     def _receive(self, frame: wire.Frame) -> None:
         now = self._loop.time()
         match frame.opcode:
@@ -214,4 +219,4 @@ class Client(asyncio.Protocol):
 
 def _may_be_echoed(code: int) -> bool:
     """Whether a peer may name this code: 1005 and its like never travel."""
-    return code in {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011} or 3000 <= code < 5000  # noqa: PLR2004
+    return code in _STANDARD or code in _PRIVATE

@@ -10,12 +10,11 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Collection
-from typing import Final, cast
+from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.web_protocol import RequestHandler
 from typing_extensions import override
 
 from internal.chat.ws.client import Client
@@ -117,12 +116,12 @@ class GatewayHandler:
 
 def _take_over(request: web.Request) -> tuple[asyncio.Transport, bytes]:
     """Separate the connection from aiohttp; its transport, and the bytes behind the request."""
-    protocol = cast("RequestHandler[web.Request]", request.protocol)
-    transport = cast("asyncio.Transport | None", protocol.transport)
+    protocol = request.protocol
+    transport = protocol.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has gone")
     # Private, but the only way to what arrived in the same packet as the request.
-    early = cast("bytes", protocol._message_tail)  # noqa: SLF001
+    early = protocol._message_tail  # noqa: SLF001
     # As if the connection were lost: aiohttp lets go of it and ends its task. It would close the
     # transport that it knows, so it must know none.
     protocol.transport = None

@@ -21,17 +21,21 @@ _NOBODY: frozenset[Client] = frozenset()
 class Hub:
     """The live sockets of this node, by user and by guild."""
 
-    def __init__(self, on_ended: Callable[[Iterable[Client]], None]) -> None:
+    def __init__(self) -> None:
         # The position up to which every live socket has been told.
         self.pos = 0
         self.deliveries = 0
         self.writes = 0
-        self._on_ended = on_ended
+        self._end_all: Callable[[Iterable[Client]], None] = _keep
         self._by_user: dict[int, set[Client]] = {}
         self._by_guild: dict[int, set[Client]] = {}
         self._dirty: list[Client] = []
         self._flush_planned = False
         self._loop = asyncio.get_running_loop()
+
+    def when_logins_end(self, end_all: Callable[[Iterable[Client]], None]) -> None:
+        """Call `end_all` with the sockets whose login session has ended."""
+        self._end_all = end_all
 
     @property
     def users(self) -> int:
@@ -162,7 +166,7 @@ class Hub:
     def _end_sessions(self, entry: Entry, users: Iterable[int]) -> None:
         ended = ended_sessions(entry)
         if ended:
-            self._on_ended(
+            self._end_all(
                 [
                     client
                     for user_id in users
@@ -170,6 +174,10 @@ class Hub:
                     if client.login_id in ended
                 ]
             )
+
+
+def _keep(_clients: Iterable[Client]) -> None:
+    return
 
 
 def _drop(index: dict[int, set[Client]], key: int, client: Client) -> None:

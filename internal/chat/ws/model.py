@@ -53,6 +53,8 @@ class Doors:
     """What the gateway asks of the features; the composition root fills it."""
 
     authenticate: Callable[[str], Awaitable[Actor]]
+    # Counts an IDENTIFY; raises SlowDown when an account makes too many.
+    admit: Callable[[Actor], Awaitable[None]]
     # Whether the login session is still there, in this snapshot.
     is_alive: Callable[[Conn, Actor], Awaitable[bool]]
     state_of: Callable[[Conn, Snowflake], Awaitable[State]]

@@ -19,7 +19,7 @@ from internal.chat.ws.session import Action, Identify, Reply, Resume, Send
 from internal.chat.ws.session import State as Stage
 from internal.chat.ws.view import Fate, View, replay
 from internal.db.postgres import Database
-from internal.errors import AppError, Unauthorized, Unavailable, error_body
+from internal.errors import AppError, SlowDown, Unauthorized, Unavailable, error_body
 from internal.eventlog import repository
 from internal.eventlog.model import Entry
 from internal.eventlog.tailer import Tailer
@@ -56,6 +56,7 @@ class GatewayService:
         self,
         db: Database,
         tailer: Tailer,
+        hub: Hub,
         signer: CursorSigner,
         doors: Doors,
         limits: Limits,
@@ -63,9 +64,11 @@ class GatewayService:
         resume_url: Callable[[], str],
         count_resume: Callable[[str], None],
         count_close: Callable[[int], None],
+        count_lag: Callable[[], None],
     ) -> None:
         self.limits = limits
-        self.hub = Hub(self._end_logins)
+        self.hub = hub
+        hub.when_logins_end(self._end_logins)
         self.clients: set[Client] = set()
         self.is_draining = False
         self._db = db
@@ -75,6 +78,7 @@ class GatewayService:
         self._resume_url = resume_url
         self._count_resume = count_resume
         self._count_close = count_close
+        self._count_lag = count_lag
         # Sockets that have not said who they are, by address.
         self._strangers: Counter[str] = Counter()
         self._by_key: dict[int, Client] = {}
@@ -116,6 +120,7 @@ class GatewayService:
     def lagging(self, client: Client) -> None:
         """A socket's buffer is full: it leaves the index and is caught up as fast as it reads."""
         if client.is_live:
+            self._count_lag()
             self.hub.detach(client)
             view = View(client.user_id, client.login_id, client.guilds)
             self._spawn(client, self._follow(client, view, self.hub.pos))
@@ -172,7 +177,7 @@ class GatewayService:
     async def _hang_up(self, clients: Sequence[Client]) -> None:
         """Let the last frames leave, for a moment; then cut."""
         until = self._loop.time() + 1.0
-        while any(client.transport for client in clients) and self._loop.time() < until:
+        while any(c.transport for c in clients) and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for client in clients:
             client.abort()
@@ -181,6 +186,7 @@ class GatewayService:
 
     async def _identify(self, client: Client, token: str) -> None:
         actor = await self._doors.authenticate(token)
+        await self._doors.admit(actor)
         async with asyncio.timeout(self.limits.opening_wait_s), self._openings:
             state, pos, epoch, suppressed = await self._snapshot(actor)
         if client.session.state is not Stage.OPENING:
@@ -292,9 +298,7 @@ class GatewayService:
         held = self._tailer.ring.after(seq, pos)
         if held is not None:
             entries = [
-                e
-                for e in held
-                if (e.guild_id in guilds if e.users is None else user_id in e.users)
+                e for e in held if (e.guild_id in guilds if e.users is None else user_id in e.users)
             ]
             if entries and time.time() - entries[0].created_at.timestamp() > (
                 self.limits.retention_s
@@ -418,10 +422,12 @@ class GatewayService:
             await work
         except Unauthorized:
             client.close(CloseReason.AUTHENTICATION_FAILED)
+        except SlowDown:
+            client.close(CloseReason.RATE_LIMITED)
         except (Unavailable, TimeoutError):
             client.push(events.RECONNECT)
             client.close(CloseReason.UNKNOWN_ERROR)
-        except Exception:
+        except Exception:  # noqa: BLE001  # a bug must not cost the other sockets anything
             _log.exception("gateway_task_failed")
             client.close(CloseReason.UNKNOWN_ERROR)
 

@@ -109,7 +109,9 @@ class FrameReader:
         self._accept(opcode, bool(head & _FIN), payload, frames)
         return end
 
-    def _accept(self, opcode: int, final: bool, payload: bytes, frames: list[Frame]) -> None:  # noqa: FBT001
+    def _accept(  # noqa: FBT001
+        self, opcode: int, final: bool, payload: bytes, frames: list[Frame]
+    ) -> None:
         if opcode in {CLOSE, PING, PONG}:
             frames.append(Frame(opcode, payload))
         elif opcode in {TEXT, BINARY} and self._fragments is None:
