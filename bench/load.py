@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 from typing_extensions import override
@@ -70,9 +70,10 @@ class Listener(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # For the type checker.
-        self._load.transports.append(transport)
-        transport.write(self._request)
+        # A cast, as uvloop's transports are none of asyncio's by inheritance.
+        opened = cast("asyncio.Transport", transport)
+        self._load.transports.append(opened)
+        opened.write(self._request)
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -108,9 +109,8 @@ class Sender(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # For the type checker.
-        self._transport = transport
-        self._load.transports.append(transport)
+        self._transport = cast("asyncio.Transport", transport)
+        self._load.transports.append(self._transport)
         self._load.idle_senders.append(self)
 
     def send(self) -> None:

@@ -244,12 +244,12 @@ async def direct_messages_seen_by_others(
     return [(Snowflake(row["other_id"]), _direct_message(row)) for row in rows]
 
 
-async def hold_users(conn: Conn, user_ids: Sequence[Snowflake]) -> int:
-    """Keep accounts from changing until the commit; how many of them there are."""
+async def hold_users(conn: Conn, user_ids: Sequence[Snowflake]) -> bool:
+    """Keep accounts from changing until the commit; False unless all of them are there."""
     rows = await conn.fetch(
         "SELECT id FROM users WHERE id = ANY($1::bigint[]) ORDER BY id FOR SHARE", user_ids
     )
-    return len(rows)
+    return len(rows) == len(user_ids)
 
 
 def _id(number: int | None) -> Snowflake | None:

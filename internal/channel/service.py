@@ -146,7 +146,7 @@ class ChannelService:
             if channel is not None:
                 return channel
             # Held, so that neither is told the other's looks of before a change.
-            if await repository.hold_users(tx.conn, [actor, other]) < 2:  # noqa: PLR2004  # the two of them
+            if not await repository.hold_users(tx.conn, [actor, other]):
                 raise UnknownUser
             made = await repository.insert_direct_message(tx.conn, self._new_id(), actor, other)
             channel = await repository.find_direct_message(tx.conn, actor, other)

@@ -29,4 +29,4 @@ class SystemClock:
 
 def timestamp(at: datetime) -> str:
     """The one wire form of a time: six digits of fraction and an explicit offset."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f+00:00")
+    return at.astimezone(UTC).isoformat(timespec="microseconds")

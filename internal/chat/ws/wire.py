@@ -106,12 +106,10 @@ class FrameReader:
         if len(data) < end:
             return None
         payload = _unmask(data[at : at + 4], data[at + 4 : end])
-        self._accept(opcode, bool(head & _FIN), payload, frames)
+        self._accept(opcode, payload, frames, final=bool(head & _FIN))
         return end
 
-    def _accept(  # noqa: FBT001
-        self, opcode: int, final: bool, payload: bytes, frames: list[Frame]
-    ) -> None:
+    def _accept(self, opcode: int, payload: bytes, frames: list[Frame], *, final: bool) -> None:
         if opcode in {CLOSE, PING, PONG}:
             frames.append(Frame(opcode, payload))
         elif opcode in {TEXT, BINARY} and self._fragments is None:
