@@ -10,6 +10,7 @@ import resource
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,11 @@ HARNESS = ROOT.parent / "shared" / "bench" / "wsload.c"
 PASSWORD = "a password of the benchmark"  # noqa: S105  # Of accounts that live for a minute.
 GUILDS = 3
 PHASE_S = 180.0
+QUIET = 0.12
+
+
+def say(progress: str) -> None:
+    print(f"  {time.strftime('%H:%M:%S')} {progress}", flush=True)
 
 
 class Figures(msgspec.Struct, kw_only=True):
@@ -42,6 +48,8 @@ class Figures(msgspec.Struct, kw_only=True):
     cpu_us_per_delivery: float
     server_cpu_share: float
     missing: int
+    # What everybody else on the machine used meanwhile, as a share of one CPU.
+    disturbance: float
     paced_p50_ms: float | None
     paced_p99_ms: float | None
     sends_per_s: float
@@ -58,6 +66,7 @@ class Place(msgspec.Struct):
 
     port: int
     pid: int
+    postgres_pid: int
     tokens: list[str]
     channel_id: str
 
@@ -75,6 +84,7 @@ class WsloadRow(msgspec.Struct):
     p50_us: float
     p99_us: float
     cpu: dict[str, WsloadCpu]
+    other_cpu_pct: float = 0.0
     missing: int = 0
 
 
@@ -89,7 +99,7 @@ async def call(http: aiohttp.ClientSession, url: str, body: object, token: str =
         return msgspec.json.decode(content)
 
 
-async def settle_in(server: ServerProcess, users: int) -> Place:
+async def settle_in(server: ServerProcess, postgres_pid: int, users: int) -> Place:
     """Accounts, and guilds that all of them are in."""
     async with aiohttp.ClientSession() as http:
         tokens = []
@@ -108,7 +118,7 @@ async def settle_in(server: ServerProcess, users: int) -> Place:
             for token in tokens[1:]:
                 await call(http, f"{server.url}/guilds/{guild['id']}/join", {}, str(token))
     port = int(server.url.rpartition(":")[2])
-    return Place(port, server.pid, [str(token) for token in tokens], channels[0])
+    return Place(port, server.pid, postgres_pid, [str(token) for token in tokens], channels[0])
 
 
 async def run(command: Sequence[str], stdin: bytes = b"") -> bytes:
@@ -168,7 +178,8 @@ class Wsload:
         tokens.write_text("\n".join(place.tokens) + "\n")
         command = [
             str(self._program),
-            *("-s", str(HERE / "parley.ws"), "-T", str(tokens), "-p", f"server={place.pid}"),
+            *("-s", str(HERE / "parley.ws"), "-T", str(tokens)),
+            *("-p", f"server={place.pid}", "-p", f"postgres={place.postgres_pid}"),
             *("-v", f"port={place.port}", "-v", f"channel={place.channel_id}"),
             *arguments,
         ]
@@ -176,8 +187,10 @@ class Wsload:
 
 
 @asynccontextmanager
-async def serving(options: argparse.Namespace, folder: Path) -> AsyncIterator[ServerProcess]:
-    """The real server on a CPU of its own, its PostgreSQL on the other."""
+async def serving(
+    options: argparse.Namespace, folder: Path
+) -> AsyncIterator[tuple[ServerProcess, int]]:
+    """The real server on a CPU of its own, and the number of its PostgreSQL on the other."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) > 1:
         os.sched_setaffinity(0, {cpus[1]})
@@ -201,7 +214,7 @@ async def serving(options: argparse.Namespace, folder: Path) -> AsyncIterator[Se
         async with server:
             os.sched_setaffinity(server.pid, {cpus[0]})
             try:
-                yield server
+                yield server, postgres.pid
             except BaseException:
                 print(server.tail(), file=sys.stderr)
                 raise
@@ -220,21 +233,21 @@ async def restart(server: ServerProcess, place: Place) -> Place:
 
 async def measure(options: argparse.Namespace, folder: Path) -> Figures:
     sockets, seconds = options.sockets, options.seconds
-    async with serving(options, folder) as server:
-        print(f"  {options.users} accounts join {GUILDS} guilds", flush=True)
-        place = await settle_in(server, options.users)
+    async with serving(options, folder) as (server, postgres_pid):
+        say(f"{options.users} accounts join {GUILDS} guilds")
+        place = await settle_in(server, postgres_pid, options.users)
 
-        print(f"  idle: {options.idle_sockets} sockets", flush=True)
+        say(f"idle: {options.idle_sockets} sockets")
         place = await restart(server, place)
         idle = await load(
             place, kind="idle", sockets=options.idle_sockets, guilds=GUILDS, measured_s=3.0
         )
 
-        print(f"  sends: 64 clients for {seconds} s", flush=True)
+        say(f"sends: 64 clients for {seconds} s")
         place = await restart(server, place)
         sends = await load(place, kind="send", publishers=64, measured_s=seconds)
 
-        print(f"  fan-out: {sockets} sockets for {seconds} s", flush=True)
+        say(f"fan-out: {sockets} sockets for {seconds} s")
         place = await restart(server, place)
         wsload = None if options.own_load else await Wsload.build(folder)
         if wsload is None:
@@ -252,9 +265,10 @@ async def measure(options: argparse.Namespace, folder: Path) -> Figures:
             )
             paced = None
         else:
-            size = ("-n", str(sockets), "-t", str(seconds), "-B")
+            # It does not poll (-B): it would take the CPU that PostgreSQL commits on.
+            size = ("-n", str(sockets), "-t", str(seconds))
             row = await wsload.window(place, *size, "-W", "8")
-            print("  fan-out: paced, 20,000 deliveries per second", flush=True)
+            say("fan-out: paced, 20,000 deliveries per second")
             paced = await wsload.window(place, *size, "-R", str(20_000 / sockets))
     return Figures(
         sockets=sockets,
@@ -263,6 +277,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Figures:
         cpu_us_per_delivery=round(row.cpu["server"].us_per_delivery, 3),
         server_cpu_share=round(row.cpu["server"].cpu_pct / 100, 2),
         missing=row.missing,
+        disturbance=round(row.other_cpu_pct / 100, 2),
         paced_p50_ms=round(paced.p50_us / 1000, 2) if paced else None,
         paced_p99_ms=round(paced.p99_us / 1000, 2) if paced else None,
         sends_per_s=round(sends.acknowledged / sends.seconds),
@@ -296,6 +311,8 @@ def show(found: Figures) -> None:
         f"copies that never came: {found.missing}\n"
         f"sends p50 / p99 {found.send_p50_ms} / {found.send_p99_ms} ms, "
         f"{found.cpu_us_per_send} us of the server's CPU each, refused: {found.refused}\n"
+        f"others on this machine used {found.disturbance:.0%} of a CPU meanwhile"
+        f"{': too much to trust the figures' if found.disturbance > QUIET else ''}\n"
         "The peers were measured elsewhere with the same load (see bench/peers.py)."
     )
 

@@ -201,9 +201,19 @@ async def _pool(config: Config) -> AsyncIterator[Pool]:
         min_size=0,
         max_size=config.db_pool_size,
         command_timeout=60,
+        reset=_reset,
         server_settings=_SERVER_SETTINGS,
     ) as pool:
         yield pool
+
+
+async def _reset(conn: Conn) -> None:
+    """Make a connection as new: only an open transaction can have been left behind here.
+
+    Asking the server to forget what nobody has set would cost every request a round trip.
+    """
+    if conn.is_in_transaction():
+        await conn.execute("ROLLBACK")
 
 
 async def _open_platform(

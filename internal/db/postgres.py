@@ -33,6 +33,9 @@ AWAY = (
     asyncpg.LockNotAvailableError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.DiskFullError,
+    # Nothing was done, and doing it again may well succeed.
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
 )
 
 
@@ -69,6 +72,9 @@ class Database:
             async with self._pool.acquire(timeout=_ACQUIRE_S) as conn:
                 yield conn
         except AWAY as fault:
+            # A value that the driver can't encode counts as its InterfaceError, and is our bug.
+            if isinstance(fault, ValueError):
+                raise
             raise Unavailable(retry_after=1) from fault
 
     @asynccontextmanager

@@ -75,10 +75,10 @@ class WorkerLease:
         await self.take()
         _log.info("worker id leased", worker=self.worker)
 
-    async def keep(self) -> None:
+    async def keep(self, *, period_s: float = _RENEW_S) -> None:
         """Renew for as long as the task lives. While the database is away, ids run out."""
         while True:
-            await asyncio.sleep(_RENEW_S)
+            await asyncio.sleep(period_s)
             try:
                 await self.renew()
             except (Unavailable, NoWorkerLeft) as fault:
@@ -155,10 +155,3 @@ class WorkerLease:
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
-
-
-async def lease(db: Database, clock: Clock) -> WorkerLease:
-    """Lease a worker id. Run `keep` from then on, and `release` at the end."""
-    worker = WorkerLease(db, clock)
-    await worker.take()
-    return worker

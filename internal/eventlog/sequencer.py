@@ -70,6 +70,10 @@ class Sequencer:
             except AWAY as fault:
                 _log.warning("log_connection_lost", reason=type(fault).__name__)
                 await asyncio.sleep(_RETRY_S)
+            except asyncpg.PostgresError:
+                # Events wait in the outbox meanwhile, and /ready says so.
+                _log.exception("log_failed")
+                await asyncio.sleep(_RETRY_S)
             finally:
                 conn.terminate()
 
@@ -77,12 +81,12 @@ class Sequencer:
         loop = asyncio.get_running_loop()
         maintain_at = 0.0
         while True:
-            self._kicked.clear()
-            async with asyncio.timeout(_CALL_S):
-                await self._step(conn)
             if loop.time() >= maintain_at:
                 await self._maintain(conn)
                 maintain_at = loop.time() + _MAINTAIN_S
+            self._kicked.clear()
+            async with asyncio.timeout(_CALL_S):
+                await self._step(conn)
             if not self._kicked.is_set():
                 await self._rest()
 
@@ -107,10 +111,7 @@ class Sequencer:
             return
 
     async def _maintain(self, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
-        try:
-            made, dropped = await repository.maintain(conn, self._keep)
-            expired = await repository.expire(conn, self._keep, _EXPIRE)
-        except asyncpg.LockNotAvailableError:
-            return  # someone reads the log for long; the next round tries again
+        made, dropped = await repository.maintain(conn, self._keep)
+        expired = await repository.expire(conn, self._keep, _EXPIRE)
         if made or dropped or expired:
             _log.info("log_maintained", made=made, dropped=dropped, expired=expired)

@@ -39,6 +39,8 @@ class Connection(web.RequestHandler):
             _log.debug("unreadable request", status=status)
             response = error_response(HttpError(), status)
         harden(response.headers)
+        # Left out, aiohttp would write its name and version here.
+        response.headers["Server"] = "parley"
         response.force_close()
         return response
 
@@ -62,5 +64,6 @@ class Runner(web.AppRunner):
             made.request_handler,
             request_factory=made.request_factory,
             loop=asyncio.get_running_loop(),
-            **made._kwargs,  # noqa: SLF001
+            # Packed bodies are refused; by default they would be unpacked before that.
+            **{**made._kwargs, "auto_decompress": False},  # noqa: SLF001
         )

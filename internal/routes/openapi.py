@@ -20,6 +20,7 @@ from internal.utils.json import schema_hook
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _REFERENCE: Final = "#/components/schemas/{name}"
+_MIRRORED: Final = "The same by other names"
 _JSON: Final = "application/json"
 
 
@@ -64,7 +65,7 @@ def describe(routes: Iterable[Route], *, server: str, version: str) -> dict[str,
         },
         "servers": [{"url": server}],
         "security": [{"bearer": []}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(row.tag for row in rows)],
+        "tags": [{"name": tag} for tag in (*dict.fromkeys(row.tag for row in rows), _MIRRORED)],
         "paths": paths,
         "components": {
             "schemas": components,
@@ -97,7 +98,7 @@ def _operation(
     operation: dict[str, Any] = {
         "operationId": name,
         "summary": row.summary,
-        "tags": [row.tag],
+        "tags": [row.tag if path == row.paths[0] else _MIRRORED],
         "responses": {
             str(row.status): _answer(answers),
             **_refusals(row, has_body=body is not None),

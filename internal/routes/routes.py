@@ -30,8 +30,10 @@ from internal.chat.message.model import (
 from internal.chat.typing.handler import TypingHandler
 from internal.chat.ws.handler import GatewayHandler
 from internal.errors import (
+    BadBulkDelete,
     BadOrigin,
     CannotMessageUser,
+    EmptyMessage,
     HttpError,
     InvalidCredentials,
     InvalidSetupSecret,
@@ -41,8 +43,10 @@ from internal.errors import (
     NotTheAuthor,
     OwnerCannotLeave,
     RegistrationClosed,
+    SlowMode,
     TooManyChannels,
     TooManyGuilds,
+    TooManyMembers,
     Unauthorized,
     UnknownChannel,
     UnknownGuild,
@@ -289,7 +293,7 @@ def _guilds(guilds: GuildHandler) -> Iterable[Route]:
         "Join a guild that anyone may join",
         rule=CREATE,
         answer=GuildDetails,
-        errors=(UnknownGuild, TooManyGuilds),
+        errors=(UnknownGuild, TooManyGuilds, TooManyMembers),
     )
     yield _row(
         "POST /guilds/{guild_id}/leave",
@@ -412,7 +416,7 @@ def _messages(messages: MessageHandler) -> Iterable[Route]:
         body=SendMessage,
         answer=Message,
         status=201,
-        errors=(UnknownChannel, MissingPermissions, NonceMismatch),
+        errors=(UnknownChannel, MissingPermissions, EmptyMessage, NonceMismatch, SlowMode),
     )
     yield _row(
         "GET /messages/channel/{channel_id}",
@@ -438,7 +442,7 @@ def _messages(messages: MessageHandler) -> Iterable[Route]:
         one,
         body=UpdateMessage,
         answer=Message,
-        errors=(UnknownChannel, UnknownMessage, NotTheAuthor),
+        errors=(UnknownChannel, UnknownMessage, NotTheAuthor, EmptyMessage),
     )
     yield _row(
         f"DELETE {here}",
@@ -455,7 +459,7 @@ def _messages(messages: MessageHandler) -> Iterable[Route]:
         f"{many}/bulk-delete",
         body=BulkDelete,
         status=204,
-        errors=(UnknownChannel, MissingPermissions),
+        errors=(UnknownChannel, MissingPermissions, BadBulkDelete),
     )
 
 

@@ -76,7 +76,12 @@ def _add_docs(application: web.Application, rows: list[Route], limits: RateLimit
         return describe(rows, server="/", version=VERSION)
 
     docs = DocsHandler(description)
+
+    async def front(_request: web.Request) -> web.StreamResponse:
+        raise web.HTTPFound("/docs")
+
     for path, handle in (
+        ("/", front),
         ("/openapi.json", docs.openapi),
         ("/docs", docs.page),
         ("/docs/start.js", docs.start),

@@ -205,6 +205,21 @@ async def test_an_expired_session_is_over(ada: Person, database_url: str) -> Non
         await ada.post("/auth/refresh", {"refresh_token": ada.refresh_token})
 
 
+async def test_the_end_of_a_session_closes_its_sockets(ada: Person) -> None:
+    phone, tablet = await again(ada), await again(ada)
+    for one in (ada, phone, tablet):
+        await one.connect()
+    await phone.post("/auth/logout")
+    await phone.gateway.expect_close(4004, within=2)
+    await ada.delete(f"/auth/sessions/{tablet.session_id}")
+    await tablet.gateway.expect_close(4004, within=2)
+    fresh = {"password": PASSWORD, "new_password": "another battery, another staple"}
+    await ada.patch("/users/@me", {"bio": "still here"})
+    await ada.gateway.expect("USER_UPDATE", bio="still here")
+    await ada.post("/auth/password", fresh)
+    await ada.gateway.expect_close(4004, within=2)
+
+
 async def test_logout_ends_this_session_alone(ada: Person) -> None:
     phone = await again(ada)
     assert await ada.post("/auth/logout") is None
@@ -259,6 +274,34 @@ async def test_another_password_ends_every_session(ada: Person) -> None:
         await again(ada)
     ada.password = fresh
     await again(ada)
+
+
+@pytest.mark.parametrize("attempt", ["login", "address"])
+async def test_the_password_changes_while_the_old_one_is_being_checked(
+    ada: Person, database_url: str, attempt: str
+) -> None:
+    conn = await asyncpg.connect(database_url)
+    async with conn.transaction():
+        await conn.execute("UPDATE users SET password_hash = 'another'")
+        # The old hash is what others still read; then they wait for the row.
+        if attempt == "login":
+            using = asyncio.create_task(outcome(ada.login()))
+        else:
+            body = {"email": "new@example.org", "password": PASSWORD}
+            using = asyncio.create_task(outcome(ada.patch("/users/@me", body)))
+        while not await conn.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert not using.done()
+    await conn.close()
+    assert await using == (401 if attempt == "login" else 400)
+
+
+async def test_an_account_that_is_gone(ada: Person, database_url: str) -> None:
+    assert await ada.get("/users/@me")
+    conn = await asyncpg.connect(database_url)
+    await conn.execute("DELETE FROM users")
+    await conn.close()
+    with refused(401, 40001):
+        await ada.get("/users/@me")
 
 
 async def test_two_changes_of_the_password_at_once(ada: Person) -> None:

@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from internal.errors import UnknownGuild
+from internal.errors import SlowDown, UnknownGuild
 from internal.middleware.errors import errors
 from internal.middleware.headers import on_prepare
 from internal.middleware.logging import request_log
-from internal.middleware.rate_limit import addresses
+from internal.middleware.rate_limit import SEND, RateLimits, addresses
 from internal.middleware.runner import Runner
+from internal.utils.bucket import LocalLimiter
 from internal.utils.clock import SystemClock
+from tests.support.clock import StandingClock
 
 Seen = list[tuple[str, str | None, int]]
 
@@ -66,6 +68,8 @@ async def exchange(port: int, request: bytes) -> tuple[str, dict[str, str], byte
     status, *lines = head.strip().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
     body = await reader.readexactly(int(headers.get("Content-Length", 0)))
+    if status.startswith("HTTP/1.0"):
+        assert await reader.read() == b"", "closed by the server"
     writer.close()
     await writer.wait_closed()
     return status, headers, body
@@ -126,8 +130,7 @@ async def test_what_is_no_request_is_told_so_in_json(port: int, request_bytes: b
     assert body == b'{"code":90003,"message":"Bad request"}'
     assert headers["Content-Type"] == "application/json"
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Connection"] == "close"
-    assert "Server" not in headers
+    assert "aiohttp" not in headers["Server"]
 
 
 async def test_a_body_that_is_no_body(port: int) -> None:
@@ -137,3 +140,13 @@ async def test_a_body_that_is_no_body(port: int) -> None:
     )
     assert line.split()[1] == "400"
     assert body == b'{"code":90003,"message":"Bad request"}'
+
+
+async def test_frames_of_a_socket_count_like_requests() -> None:
+    clock = StandingClock()
+    limits = RateLimits(LocalLimiter(clock), clock)
+    for _ in range(20):
+        await limits.count(SEND, 7)
+    with pytest.raises(SlowDown):
+        await limits.count(SEND, 7)
+    await limits.count(SEND, 8)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import asyncpg
 import pytest
@@ -12,19 +12,7 @@ from internal.db.worker import NoWorkerLeft, WorkerLease
 from internal.errors import Unavailable
 from internal.eventlog import outbox
 from internal.utils.snowflake import Snowflake
-
-
-class StandingClock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.at = datetime(2030, 1, 1, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at.timestamp()
+from tests.support.clock import StandingClock
 
 
 @pytest.fixture
@@ -153,3 +141,31 @@ async def test_all_worker_ids_are_leased(db: Database, clock: StandingClock) -> 
         await conn.execute("UPDATE snowflake_workers SET lease_until = 'infinity'")
     with pytest.raises(NoWorkerLeft):
         await lease(db, clock)
+
+
+async def test_the_lease_is_kept_by_a_task(db: Database, clock: StandingClock) -> None:
+    node = await lease(db, clock)
+    await lapse(db)
+    async with db.read() as conn:
+        await conn.execute("UPDATE snowflake_workers SET holder = NULL, lease_until = 'infinity'")
+    keeping = asyncio.create_task(node.keep(period_s=0))
+    async with db.read() as conn:
+        for _ in range(20):  # it goes on although there is none to be had
+            await conn.execute("SELECT 1")
+        assert not keeping.done()
+        await conn.execute("UPDATE snowflake_workers SET lease_until = '-infinity' WHERE id = 7")
+        async with asyncio.timeout(5):
+            while node.worker != 7:
+                await conn.execute("SELECT 1")
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_a_database_that_is_away_is_no_obstacle_to_stopping(
+    database_url: str, clock: StandingClock
+) -> None:
+    async with asyncpg.create_pool(database_url, min_size=1, max_size=1) as pool:
+        node = await lease(Database(pool, outbox.write, lambda: None), clock)
+    await node.release()
+    with pytest.raises(Unavailable):
+        node.new_id()

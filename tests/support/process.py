@@ -213,6 +213,14 @@ class ServerProcess:
         self._news.set()
 
 
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, other than as an entry that its parent has not read."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def free_port() -> int:
     """A port that nobody listens on at the moment."""
     with socket.socket() as probe:

@@ -1,27 +1,12 @@
 """Token buckets: so much at once, so much over time, and bounded memory."""
 
-from datetime import UTC, datetime
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from internal.errors import SlowDown
 from internal.utils.bucket import LocalLimiter, Rate, take_or_refuse
-
-
-class StandingClock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.seconds, UTC)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
+from tests.support.clock import StandingClock
 
 THREE = Rate(3, 0.5)
 
@@ -35,12 +20,12 @@ async def test_a_burst_then_a_drip() -> None:
     assert [one.reset_after for one in burst] == [2, 4, 6, 6]
     assert burst[3].retry_after == 2
     assert burst[0].limit == 3
-    clock.seconds += 1.9
+    clock.pass_by(seconds=1.9)
     assert not (await limiter.take("ada", THREE)).is_allowed
-    clock.seconds += 0.1
+    clock.pass_by(seconds=0.1)
     assert (await limiter.take("ada", THREE)).is_allowed
     assert not (await limiter.take("ada", THREE)).is_allowed
-    clock.seconds += 3600
+    clock.pass_by(seconds=3600)
     full = await limiter.take("ada", THREE)
     assert full.remaining == 2, "no more than the bucket holds"
 
@@ -57,7 +42,7 @@ async def test_the_scale_multiplies_both() -> None:
     clock = StandingClock()
     limiter = LocalLimiter(clock, scale=2)
     assert [(await limiter.take("ada", THREE)).is_allowed for _ in range(7)] == [True] * 6 + [False]
-    clock.seconds += 1
+    clock.pass_by(seconds=1)
     assert (await limiter.take("ada", THREE)).is_allowed
     tiny = LocalLimiter(clock, scale=0.01)
     assert (await tiny.take("ada", THREE)).is_allowed, "something is always allowed"
@@ -84,8 +69,8 @@ async def test_refused_with_the_time_to_wait() -> None:
 async def test_never_more_than_the_rate(pauses: list[float]) -> None:
     clock = StandingClock()
     limiter = LocalLimiter(clock)
-    began, allowed = clock.seconds, 0
+    began, allowed = clock.monotonic(), 0
     for pause in pauses:
-        clock.seconds += pause
+        clock.pass_by(seconds=pause)
         allowed += (await limiter.take("ada", THREE)).is_allowed
-        assert allowed <= 3 + (clock.seconds - began) * 0.5 + 1e-6
+        assert allowed <= 3 + (clock.monotonic() - began) * 0.5 + 1e-6

@@ -1,6 +1,7 @@
 """Access tokens: what is ours, and everything that only looks so."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -12,24 +13,12 @@ from internal.errors import Unauthorized
 from internal.utils.actor import Actor
 from internal.utils.jwt import AccessTokens
 from internal.utils.snowflake import Snowflake
+from tests.support.clock import StandingClock
 
 KEY = "a key for tests that is long enough to sign with"
 ADA = Actor(Snowflake(175928847299117063), Snowflake(175928847299117064))
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 HEADER = {"alg": "HS256", "typ": "at+jwt"}
-
-
-class StandingClock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.at = NOW
-
-    def now(self) -> datetime:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at.timestamp()
 
 
 def tokens(
@@ -59,10 +48,8 @@ def claims(**changes: object) -> dict[str, object]:
     return {name: value for name, value in whole.items() if value is not None}
 
 
-def signed(header: dict[str, object] | None = None, **changes: object) -> str:
-    return jwt.encode(
-        claims(**changes), KEY, algorithm="HS256", headers={**HEADER, **(header or {})}
-    )
+def signed(header: Mapping[str, object] = HEADER, **changes: object) -> str:
+    return jwt.encode(claims(**changes), KEY, algorithm="HS256", headers=dict(header))
 
 
 def by_hand(header: dict[str, object], *, signature: bytes = b"") -> str:
@@ -84,7 +71,7 @@ def test_a_token_expires() -> None:
     ours = tokens(clock=clock)
     token = ours.issue(ADA)
     clock.at = NOW + timedelta(minutes=15, microseconds=-1)
-    assert ours.verify(token)
+    ours.verify(token)
     clock.at = NOW + timedelta(minutes=15)
     with pytest.raises(Unauthorized):
         ours.verify(token)
@@ -95,7 +82,7 @@ def test_clocks_of_nodes_may_differ_a_little() -> None:
     ours = tokens(clock=clock)
     token = ours.issue(ADA)
     clock.at = NOW - timedelta(seconds=60)
-    assert ours.verify(token)
+    ours.verify(token)
     clock.at = NOW - timedelta(seconds=61)
     with pytest.raises(Unauthorized):
         ours.verify(token)
@@ -104,11 +91,11 @@ def test_clocks_of_nodes_may_differ_a_little() -> None:
 def test_keys_are_replaced() -> None:
     fresh = "another key for tests that is long enough as well"
     old = tokens(KEY).issue(ADA)
-    assert tokens(fresh, KEY).verify(old)
+    tokens(fresh, KEY).verify(old)
     with pytest.raises(Unauthorized):
         tokens(fresh).verify(old)
     new = tokens(fresh, KEY).issue(ADA)
-    assert tokens(fresh).verify(new)
+    tokens(fresh).verify(new)
     with pytest.raises(Unauthorized):
         tokens(KEY).verify(new)
 
@@ -121,7 +108,7 @@ def test_a_token_of_another_installation() -> None:
 @pytest.mark.parametrize("claim", ["exp", "iat", "sub", "aud", "jti", "sid"])
 def test_every_claim_is_required(claim: str) -> None:
     with pytest.raises(Unauthorized):
-        tokens().verify(signed(**{claim: None}))
+        tokens().verify(signed(HEADER, **{claim: None}))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +131,7 @@ def test_every_claim_is_required(claim: str) -> None:
 )
 def test_claims_of_the_wrong_kind(claim: str, value: object) -> None:
     with pytest.raises(Unauthorized):
-        tokens().verify(signed(**{claim: value}))
+        tokens().verify(signed(HEADER, **{claim: value}))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +149,7 @@ def test_claims_of_the_wrong_kind(claim: str, value: object) -> None:
 )
 def test_a_header_that_is_not_ours(header: dict[str, object]) -> None:
     with pytest.raises(Unauthorized):
-        tokens().verify(signed(header))
+        tokens().verify(signed({**HEADER, **header}))
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "HS384", "RS256", "ES256", ""])

@@ -92,11 +92,7 @@ class InstanceService:
                 raise MissingPermissions
             if admins == [target_id] and role is not InstanceRole.ADMIN:
                 raise LastAdministrator
-            if await repository.update_role(tx.conn, target_id, role):
-                user = await self._users.own(tx.conn, target_id)
-                tx.emit(UserUpdated(user=user))
-            elif await repository.find_role(tx.conn, target_id) is None:
-                raise UnknownUser
+            await self._assign(tx, target_id, role)
 
     async def invite(self, actor_id: Snowflake, invite: CreateInvite) -> NewInvite:
         """Make an invitation to register. Its code is shown now and never again."""
@@ -125,8 +121,16 @@ class InstanceService:
         """Take an invitation back. Who has registered by it stays."""
         async with self._db.transaction() as tx:
             await self._require_admin(tx.conn, actor_id)
-            if not await repository.delete_invite(tx.conn, invite_id):
-                raise UnknownInvite
+            was_there = await repository.delete_invite(tx.conn, invite_id)
+        if not was_there:
+            raise UnknownInvite
+
+    async def _assign(self, tx: Transaction, target_id: Snowflake, role: InstanceRole) -> None:
+        if await repository.update_role(tx.conn, target_id, role):
+            user = await self._users.own(tx.conn, target_id)
+            tx.emit(UserUpdated(user=user))
+        elif await repository.find_role(tx.conn, target_id) is None:
+            raise UnknownUser
 
     def _check(self, secret: str) -> None:
         if not compare_digest(secret.encode(), self._setup_secret.encode()):

@@ -104,7 +104,7 @@ class GatewayService:
         client.push(client.session.hello())
         if token is not None:
             client.is_plain = True
-            client.session.state = Stage.OPENING
+            client.session.begin(self._loop.time())
             self.act(client, Identify(token))
 
     def gone(self, client: Client) -> None:
@@ -353,7 +353,8 @@ class GatewayService:
                 self.hub.attach(client)
                 return
             if pos >= self.hub.pos:
-                await self._tailer.reached(pos + 1, left_s)
+                # Ahead of this node, or level with it while something is yet to be passed over.
+                await self._tailer.reached(max(pos, self.hub.pos + 1), left_s)
                 continue
             pos = await self._tell_chunk(client, view, pos)
 

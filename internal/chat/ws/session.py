@@ -99,6 +99,11 @@ class Session:
     def hello(self) -> bytes:
         return message(Op.HELLO, {"heartbeat_interval": round(self.interval_s * 1000)})
 
+    def begin(self, now: float) -> None:
+        """It is being found out who this is, or what was missed."""
+        self.state = State.OPENING
+        self.deadline = now + _OPENING_S
+
     def opened(self, now: float) -> None:
         """The client was told everything it missed; from here on it must show that it lives."""
         if self.state is State.OPENING:
@@ -153,8 +158,7 @@ class Session:
             if seq < 0:
                 return Close(CloseReason.INVALID_SEQ)
             action = Resume(body.token, body.session_id, seq)
-        self.state = State.OPENING
-        self.deadline = now + _OPENING_S
+        self.begin(now)
         return action
 
     def allow(self, now: float) -> bool:
