@@ -140,6 +140,7 @@ replay: $(DEV) ## Replays a real conversation, kills the server on the way, and 
 .PHONY: docs
 docs: $(BASE) ## Writes the documents that are generated from the code.
 	@$(BIN)/python -m internal.config.docs
+	@$(BIN)/python -m internal.routes.catalogue
 
 # As the headers of the files say. Hashes are of every wheel, so one file serves all platforms.
 COMPILE := ../$(BIN)/python -m piptools compile --quiet --allow-unsafe --generate-hashes --strip-extras \

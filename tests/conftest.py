@@ -32,5 +32,5 @@ async def databases(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[D
 @pytest.fixture
 async def database_url(databases: Databases) -> AsyncIterator[str]:
     """A fresh database, by the DSN of the server's role."""
-    async with databases.clone() as dsn:
+    async with databases.lend() as dsn:
         yield dsn

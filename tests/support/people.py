@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -80,7 +81,8 @@ class Api:
         async with self._http.request(
             method,
             self._url() + path,
-            data=content,
+            # From a file, as the client warns of large bodies in memory.
+            data=BytesIO(content) if content is not None else None,
             params=query,
             headers={**self.headers, **(headers or {})},
         ) as response:

@@ -2,7 +2,7 @@
 
 aiohttp answers the request, then its protocol object is replaced by ours: a socket costs one small
 object instead of a task, a stream and a response. docs/adr/0006-hub.md has the reasons, and
-tests/integration/test_takeover.py watches the parts of aiohttp that this relies on.
+tests/e2e/test_takeover.py watches the parts of aiohttp that this relies on.
 """
 
 import asyncio

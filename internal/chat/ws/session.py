@@ -150,14 +150,14 @@ class Session:
         if self.state is not State.GREETED:
             return Close(CloseReason.ALREADY_AUTHENTICATED)
         if envelope.op == Op.IDENTIFY:
-            action: Action = Identify(_read_identify(envelope.d).token)
+            action: Action = Identify(_bare(_read_identify(envelope.d).token))
         else:
             body = _read_resume(envelope.d)
             # Libraries send null before they have seen any event; nothing can follow that.
             seq = 0 if body.seq is None else body.seq
             if seq < 0:
                 return Close(CloseReason.INVALID_SEQ)
-            action = Resume(body.token, body.session_id, seq)
+            action = Resume(_bare(body.token), body.session_id, seq)
         self.begin(now)
         return action
 
@@ -169,3 +169,8 @@ class Session:
             return False
         self._budget -= 1
         return True
+
+
+def _bare(token: str) -> str:
+    """The token alone: some libraries send what they put into the header of a request."""
+    return token.removeprefix("Bot ")
