@@ -58,6 +58,8 @@ class Sequencer:
 
     async def run(self) -> None:
         """Work until cancelled, through any number of lost connections."""
+        # Nobody is late who has just begun.
+        self._well_at = asyncio.get_running_loop().time()
         while True:
             try:
                 conn = await self._connect()

@@ -36,7 +36,7 @@ NO_JSON = {
     "Infinity": b'{"name": Infinity, "content": -Infinity}',
     "nested": b"[" * 100_000,
     "nested objects": b'{"a":' * 100_000,
-    "no UTF-8": b'{"name": "\xff\xfe", "content": "\xff"}',
+    "no UTF-8": b'{"name": "\xff\xfe", "content": "\xff", "username": "\xff"}',
     "lone surrogate": b'{"name": "\\ud800", "content": "\\ud800", "username": "\\udfff"}',
     "two values": b"{}{}",
     "single quotes": b"{'name': 'x'}",

@@ -42,7 +42,8 @@ async def test_aiohttp_lets_go_of_a_connection_that_was_taken_over(town: Town, a
     """Neither its protocol object nor its task lives on beside ours."""
     assert town.app is not None
     gateway = town.app.gateway
-    async with connect(f"{town.url.replace('http', 'ws')}/gateway?token={ada.access_token}") as socket:
+    url = f"{town.url.replace('http', 'ws')}/gateway?token={ada.access_token}"
+    async with connect(url) as socket:
         async with asyncio.timeout(5):
             while b'"READY"' not in await socket.recv(decode=False):
                 continue

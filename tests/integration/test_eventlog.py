@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from typing_extensions import override
 
-from internal.db.postgres import Database
+from internal.db.postgres import Conn, Database
 from internal.eventlog import outbox, repository
 from internal.eventlog.model import Entry
 from internal.eventlog.ring import Ring
@@ -17,6 +17,7 @@ from internal.eventlog.sequencer import Sequencer
 from internal.eventlog.tailer import Tailer
 from internal.events import Audience, Event
 from internal.utils.snowflake import Snowflake
+from tests.support.database import Databases
 
 if TYPE_CHECKING:
     from internal.eventlog.repository import Backlog
@@ -89,7 +90,7 @@ async def say(db: Database, *events: Event) -> None:
             tx.emit(event)
 
 
-async def all_entries(conn: Connection) -> list[Entry]:
+async def all_entries(conn: Conn) -> list[Entry]:
     return await repository.after(conn, 0, 100_000)
 
 
@@ -209,8 +210,17 @@ async def test_an_edit_replaces_what_was_said_so_that_a_replay_still_has_it(
 
 
 async def test_partitions_are_made_ahead_and_dropped_when_all_in_them_is_old(
-    db: Database, pool: Pool, conn: Connection
+    databases: Databases,
 ) -> None:
+    async with (
+        databases.lend(again=False) as dsn,
+        asyncpg.create_pool(dsn, min_size=0) as pool,
+        pool.acquire() as conn,
+    ):
+        await _use_up_a_partition(Database(pool, outbox.write, lambda: None), pool, conn)
+
+
+async def _use_up_a_partition(db: Database, pool: Pool, conn: Conn) -> None:
     for n in range(3):
         await say(db, Said(n=n))
     await repository.drain(conn, 100)

@@ -45,14 +45,21 @@ class Databases:
         self._seeds: dict[str, bytes] = {}
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[str]:
-        """A migrated, empty database, by the DSN of the server's role."""
+    async def lend(self, *, again: bool = True) -> AsyncIterator[str]:
+        """A migrated, empty database, by the DSN of the server's role.
+
+        Without `again` nobody gets it after this: for a test that changes the schema.
+        """
         copy = self._free.pop() if self._free else await self._make()
         try:
             yield named(self._app_dsn, copy.name)
         finally:
-            await self._empty(copy)
-            self._free.append(copy)
+            if again:
+                await self._empty(copy)
+                self._free.append(copy)
+            else:
+                await copy.conn.close()
+                await self._admin.execute(f'DROP DATABASE "{copy.name}" WITH (FORCE)')
 
     async def close(self) -> None:
         for copy in self._free:
@@ -61,7 +68,13 @@ class Databases:
 
     async def _make(self) -> Copy:
         name = f"parley_{uuid4().hex}"
-        await self._admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self._template}"')
+        # The owner of the template, as only that one may make and drop partitions.
+        owner = await self._admin.fetchval(
+            "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = $1", self._template
+        )
+        await self._admin.execute(
+            f'CREATE DATABASE "{name}" TEMPLATE "{self._template}" OWNER "{owner}"'
+        )
         copy = Copy(name, await asyncpg.connect(named(self._admin_dsn, name)))
         if not self._tables:
             await self._learn(copy.conn)

@@ -19,6 +19,13 @@ class UnavailableGuild(msgspec.Struct, frozen=True):
     unavailable: Literal[True] = True
 
 
+class Application(msgspec.Struct, frozen=True):
+    """Who the session belongs to, in the words of client libraries."""
+
+    id: Snowflake
+    flags: int = 0
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
     """The payload of READY."""
 
@@ -28,6 +35,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     private_channels: Sequence[object]
     session_id: str
     resume_gateway_url: str
+    # Libraries end without it. It is a bot's; for a person it is the person.
+    application: Application
     relationships: list[object] = []
     presences: list[object] = []
 

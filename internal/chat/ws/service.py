@@ -14,7 +14,15 @@ from internal.chat.ws.client import Client
 from internal.chat.ws.cursor import Cursor, CursorSigner, new_key
 from internal.chat.ws.events import CloseReason, Op
 from internal.chat.ws.hub import Hub
-from internal.chat.ws.model import Doors, Limits, Ready, SentNonce, State, UnavailableGuild
+from internal.chat.ws.model import (
+    Application,
+    Doors,
+    Limits,
+    Ready,
+    SentNonce,
+    State,
+    UnavailableGuild,
+)
 from internal.chat.ws.session import Action, Identify, Reply, Resume, Send
 from internal.chat.ws.session import State as Stage
 from internal.chat.ws.view import Fate, View, replay
@@ -230,6 +238,7 @@ class GatewayService:
             private_channels=state.private_channels,
             session_id=session_id,
             resume_gateway_url=self._resume_url(),
+            application=Application(state.user.id),
         )
         yield events.dispatch("READY", 0 if state.guilds else pos, encode(ready))
         last = len(state.guilds) - 1

@@ -19,6 +19,7 @@ _LENGTH_64: Final = 127
 _MAX_FRAGMENTS: Final = 64
 
 PROTOCOL_ERROR: Final = 1002
+BAD_TEXT: Final = 1007
 TOO_BIG: Final = 1009
 
 
@@ -114,19 +115,29 @@ class FrameReader:
             frames.append(Frame(opcode, payload))
         elif opcode in {TEXT, BINARY} and self._fragments is None:
             if final:
-                frames.append(Frame(opcode, payload))
+                frames.append(_message(opcode, payload))
             else:
                 self._fragments, self._opcode, self._size = [payload], opcode, len(payload)
         elif opcode == CONTINUATION and self._fragments is not None:
             self._fragments.append(payload)
             self._size += len(payload)
             if final:
-                frames.append(Frame(self._opcode, b"".join(self._fragments)))
+                frames.append(_message(self._opcode, b"".join(self._fragments)))
                 self._fragments, self._size = None, 0
             elif len(self._fragments) >= _MAX_FRAGMENTS:
                 raise WireFault(TOO_BIG, f"a message has at most {_MAX_FRAGMENTS} fragments")
         else:
             raise WireFault(PROTOCOL_ERROR, "unexpected opcode")
+
+
+def _message(opcode: int, payload: bytes) -> Frame:
+    """A whole message. The JSON reader would pass over bad bytes in a key that it ignores."""
+    if opcode == TEXT and not payload.isascii():
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            raise WireFault(BAD_TEXT, "a text is UTF-8") from None
+    return Frame(opcode, payload)
 
 
 def _unmask(mask: bytes, payload: bytes) -> bytes:
