@@ -198,6 +198,8 @@ def arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     chosen = arguments()
+    # As Ctrl-C: everything that was started is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     outcome = asyncio.run(main(chosen))
     show(outcome)
     if chosen.json:

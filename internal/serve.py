@@ -120,6 +120,8 @@ async def _run(config: Config, stop: _Stop, stack: AsyncExitStack) -> None:
             task.cancel()
     _log.info("stopping", asked=stop.asked)
     app.health.drain()
+    if not stop.asked:
+        raise CannotServe("A part of the server has ended, and so it stops; its log tells why.")
 
 
 def _reason(fault: BaseException) -> str:

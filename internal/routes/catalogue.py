@@ -48,7 +48,7 @@ Every refusal, of whatever route, has one shape:
 - `errors` stands in faults of a body or a query (50035). It nests by field, lists by index, and
   ends in `_errors`. Bodies are told one fault at a time: the first that was found.
 - `retry_after` (seconds, a float) and the header `Retry-After` (whole seconds, rounded up) stand
-  where waiting helps. 429 also has `global`, which is always false here.
+  where waiting helps. Code 20028 also has `global`, which is always false here.
 - What one may not see is a 404 with the code of its kind, never a 403.
 - The gateway answers a refused send (opcode 101) with the same shape in `error`. Closing a socket
   has words of its own: see [protocol.md](protocol.md#close-reasons).

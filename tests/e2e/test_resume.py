@@ -12,8 +12,12 @@ from tests.support.people import Guild, Person, Town
 
 @pytest.fixture
 async def guild(town: Town, ada: Person, bob: Person) -> Guild:
-    """Ada's guild, with Bob in it, who is connected."""
+    """Ada's guild, with Bob in it. Both are connected; Ada's fence tells that the log is written.
+
+    What is acknowledged and not in the log yet comes behind RESUMED, which is as good for clients.
+    """
     made = await town.guild(ada, bob)
+    await ada.connect()
     await bob.connect()
     return made
 
@@ -50,6 +54,7 @@ async def test_resumed_says_so_with_an_object_behind_the_replay(
     before = bob.gateway
     await before.abort()
     await ada.say(guild.channel_id, "missed")
+    await ada.fence()
     after = await bob.resume(before.session_id, before.seq)
     resumed = await after.expect_frame("RESUMED")
     assert isinstance(resumed.d, dict)
@@ -64,6 +69,7 @@ async def test_a_session_resumes_any_number_of_times(
     await bob.gateway.abort()
     for number in range(5):
         await ada.say(guild.channel_id, str(number))
+        await ada.fence()
         gateway = await bob.resume(session_id, seq)
         await gateway.expect("RESUMED")
         heard += [frame.d["content"] for frame in gateway.of_type("MESSAGE_CREATE")]
@@ -98,6 +104,7 @@ async def test_a_send_during_the_gap_and_a_leave_are_told_as_they_stand_now(
     await before.abort()
     await bob.post(f"/guilds/{guild.id}/leave")
     await ada.say(guild.channel_id, "he is gone")
+    await ada.fence()
     after = await bob.resume(before.session_id, before.seq)
     await after.expect("RESUMED")
     assert [frame.t for frame in after.dispatches] == ["GUILD_DELETE", "RESUMED"]
@@ -110,6 +117,7 @@ async def test_who_came_back_gets_the_guild_afresh(ada: Person, bob: Person, gui
     await ada.say(guild.channel_id, "not for him")
     await bob.post(f"/guilds/{guild.id}/join")
     said = await ada.say(guild.channel_id, "welcome back")
+    await ada.fence()
     after = await bob.resume(before.session_id, before.seq)
     await after.expect("RESUMED")
     assert [frame.t for frame in after.dispatches] == [
@@ -130,6 +138,7 @@ async def test_what_was_deleted_meanwhile_never_appears(
     await ada.delete(f"/messages/{guild.channel_id}/{slip['id']}")
     fixed = await ada.say(guild.channel_id, "the wrong words")
     await ada.patch(f"/messages/{guild.channel_id}/{fixed['id']}", {"content": "the right ones"})
+    await ada.fence()
     after = await bob.resume(before.session_id, before.seq)
     await after.expect("RESUMED")
     everything = b"".join(frame.raw for frame in after.frames)

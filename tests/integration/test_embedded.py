@@ -547,6 +547,11 @@ async def test_closed_parents_stay_closed(closed: Path) -> None:
     assert closed.stat().st_uid == 0
 
 
+def skip_if_the_binaries_are_closed() -> None:
+    if any(p.stat().st_mode & 0o005 != 0o005 for p in files.find_binaries().parents):
+        pytest.skip("the binaries themselves lie in a closed folder")
+
+
 @only_root
 async def test_first_start_below_closed_parents(closed: Path) -> None:
     async with embedded_postgres(closed / "new" / "var") as server:
@@ -558,8 +563,7 @@ async def test_first_start_below_closed_parents(closed: Path) -> None:
 
 @only_root
 async def test_no_capability_where_none_is_needed(closed: Path) -> None:
-    if any(p.stat().st_mode & 0o005 != 0o005 for p in files.find_binaries().parents):
-        pytest.skip("the binaries themselves lie in a closed folder")
+    skip_if_the_binaries_are_closed()
     closed.chmod(0o711)
     async with embedded_postgres(closed / "var") as server:
         assert capabilities(server.pid) == 0
@@ -601,6 +605,7 @@ def become(uid: int) -> tuple[str, ...]:
 @only_root
 @needs_setpriv
 async def test_ordinary_user(closed: Path) -> None:
+    skip_if_the_binaries_are_closed()
     nobody = pwd.getpwnam("nobody")
     closed.chmod(0o755)
     mine = closed / "nobody"

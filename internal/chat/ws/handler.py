@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Final
 from urllib.parse import urlsplit
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from typing_extensions import override
 
@@ -77,7 +77,8 @@ class GatewayHandler:
 
     def _check(self, request: web.Request) -> bytes:
         """Refuse what is no handshake of ours; the accept key of what is."""
-        if request.headers.get(hdrs.UPGRADE, "").strip().lower() != "websocket":
+        wanted = request.headers.get(hdrs.UPGRADE, "").strip().lower()
+        if wanted != "websocket" or request.version < HttpVersion11:
             raise UpgradeRequired
         # A body would be read as frames by us and as a second request by a proxy.
         if request.headers.get(hdrs.TRANSFER_ENCODING) or (request.content_length or 0) > 0:
@@ -110,7 +111,11 @@ class GatewayHandler:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None or origin in self._origins or "*" in self._origins:
             return
-        if urlsplit(origin).netloc.lower() != request.host.lower():
+        try:
+            host = urlsplit(origin).netloc
+        except ValueError:  # Brackets without an address, or letters that look like others.
+            raise BadOrigin from None
+        if host.lower() != request.host.lower():
             raise BadOrigin
 
 
