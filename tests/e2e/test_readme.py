@@ -52,8 +52,8 @@ async def open_terminal() -> AsyncIterator[Terminal]:
     try:
         yield Terminal(shell)
     finally:
-        # Its input ends, and so does it. The listener ends with the server at the latest.
-        await shell.communicate()
+        # Its input ends, and so does it.
+        await shell.communicate(b"")
 
 
 def conversation(url: str) -> list[str]:

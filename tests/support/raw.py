@@ -34,7 +34,10 @@ class RawConnection:
         async with asyncio.timeout(PATIENCE_S):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             status, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
-            headers = CIMultiDict(line.split(": ", 1) for line in lines)
+            headers: CIMultiDict[str] = CIMultiDict()
+            for line in lines:
+                name, _, value = line.partition(": ")
+                headers.add(name, value)
             body = await self._reader.readexactly(int(headers.get("Content-Length", "0")))
         return Answer(int(status.split(" ")[1]), CIMultiDictProxy(headers), body)
 
