@@ -228,7 +228,10 @@ async def _open_platform(
 
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
         return await asyncpg.connect(
-            str(config.database_url), timeout=10, server_settings=_SERVER_SETTINGS
+            str(config.database_url),
+            timeout=10,
+            command_timeout=30,
+            server_settings=_SERVER_SETTINGS,
         )
 
     sequencer = Sequencer(connect, tailer, keep=config.log_retention, observe=observe)
@@ -368,6 +371,8 @@ def _open_gateway(
         await features.limits.count(IDENTIFY, actor.user_id)
 
     async def send(actor: Actor, body: bytes) -> object:
+        # The socket may have outlived its login session by a moment.
+        await features.sessions.require(actor)
         await features.limits.count(SEND, actor.user_id)
         try:
             wish = _read_send(body)
@@ -401,6 +406,8 @@ def _open_gateway(
             sockets=config.gateway_max_sockets,
             strangers_per_address=config.gateway_sockets_per_address,
             drain_window_s=config.drain_window.total_seconds(),
+            send_burst=200 * config.rate_limit_scale,
+            sends_per_s=20 * config.rate_limit_scale,
         ),
         resume_url=address.gateway,
         count_resume=lambda outcome: metrics.resumes.labels(outcome).inc(),

@@ -40,6 +40,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         """Subjects whose content must not be told any more: earlier payloads are blanked."""
         return ()
 
+    def retracts_channels(self) -> tuple[Snowflake, ...]:
+        """Channels all of whose content must not be told any more."""
+        return ()
+
     def revises(self) -> Snowflake | None:
         """The subject whose earlier payloads are replaced by this one's."""
         return None

@@ -28,6 +28,9 @@ from internal.utils.json import encode
 _log = structlog.get_logger(__name__)
 # Connections that wait to be accepted; a reconnect storm is a burst.
 _LISTEN: Final = 4096
+# A connection on which no request is complete for so long is closed: it costs memory, and somebody
+# may hold thousands. Longer than proxies keep theirs (60 s), so that they are the ones to close.
+_IDLE_S: Final = 75.0
 
 
 class CannotServe(Exception):
@@ -148,7 +151,7 @@ async def _database(config: Config, stack: AsyncExitStack, background: Backgroun
 @asynccontextmanager
 async def _listen(app: web.Application, host: str, port: int, name: str) -> AsyncIterator[int]:
     """Serve an application for the length of a block; the port that it got."""
-    runner = Runner(app, access_log=None, handle_signals=False)
+    runner = Runner(app, access_log=None, handle_signals=False, keepalive_timeout=_IDLE_S)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, backlog=_LISTEN)

@@ -10,6 +10,8 @@ CREATE TABLE event_outbox (
     channel_id bigint,
     subject    bigint,
     retracts   bigint[],
+    -- Channels of which everything said is taken back.
+    retracts_channels bigint[],
     revises    bigint,
     payload    bytea       NOT NULL,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -28,6 +30,7 @@ CREATE TABLE event_log (
     channel_id bigint,
     subject    bigint,
     retracts   bigint[],
+    retracts_channels bigint[],
     revises    bigint,
     -- NULL once the content was taken back.
     payload    bytea,
@@ -35,6 +38,7 @@ CREATE TABLE event_log (
     CONSTRAINT event_log_pkey PRIMARY KEY (pos)
 ) PARTITION BY RANGE (pos);
 CREATE INDEX event_log_subject_idx ON event_log (subject) WHERE subject IS NOT NULL;
+CREATE INDEX event_log_channel_idx ON event_log (channel_id) WHERE subject IS NOT NULL;
 
 CREATE TABLE log_head (
     singleton boolean NOT NULL DEFAULT true,
@@ -111,6 +115,7 @@ DECLARE
     base bigint;
     n bigint;
     has_retracts boolean;
+    has_channels boolean;
     has_revises boolean;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -129,15 +134,17 @@ BEGIN
     ), logged AS (
         INSERT INTO event_log AS l (
             pos, outbox_id, type, users, guild_id, channel_id,
-            subject, retracts, revises, payload, created_at
+            subject, retracts, retracts_channels, revises, payload, created_at
         )
         SELECT base + row_number() OVER (ORDER BY m.id), m.id, m.type, m.users, m.guild_id,
-               m.channel_id, m.subject, m.retracts, m.revises, m.payload, m.created_at
+               m.channel_id, m.subject, m.retracts, m.retracts_channels, m.revises, m.payload,
+               m.created_at
           FROM moved AS m
-        RETURNING l.retracts, l.revises
+        RETURNING l.retracts, l.retracts_channels, l.revises
     )
-    SELECT count(*), bool_or(g.retracts IS NOT NULL), bool_or(g.revises IS NOT NULL)
-      INTO n, has_retracts, has_revises
+    SELECT count(*), bool_or(g.retracts IS NOT NULL), bool_or(g.retracts_channels IS NOT NULL),
+           bool_or(g.revises IS NOT NULL)
+      INTO n, has_retracts, has_channels, has_revises
       FROM logged AS g;
     IF n = 0 THEN
         RETURN;
@@ -164,9 +171,20 @@ BEGIN
                ) AS d
          WHERE l.subject = d.subject AND l.pos < d.pos AND l.payload IS NOT NULL;
     END IF;
+    IF has_channels THEN
+        UPDATE event_log AS l
+           SET payload = NULL
+          FROM (
+               SELECT unnest(e.retracts_channels) AS channel_id, e.pos
+                 FROM event_log AS e
+                WHERE e.pos > base AND e.retracts_channels IS NOT NULL
+               ) AS d
+         WHERE l.channel_id = d.channel_id AND l.subject IS NOT NULL AND l.pos < d.pos
+           AND l.payload IS NOT NULL;
+    END IF;
     RETURN QUERY
         SELECT e.pos, e.outbox_id, e.type, e.users, e.guild_id, e.channel_id,
-               e.subject, e.retracts, e.revises, e.payload, e.created_at
+               e.subject, e.retracts, e.retracts_channels, e.revises, e.payload, e.created_at
           FROM event_log AS e
          WHERE e.pos > base
          ORDER BY e.pos;

@@ -119,6 +119,10 @@ class ChannelUpdated(ChannelCreated, frozen=True, kw_only=True):
 class ChannelDeleted(ChannelCreated, frozen=True, kw_only=True):
     type: ClassVar[str] = "CHANNEL_DELETE"
 
+    @override
+    def retracts_channels(self) -> tuple[Snowflake, ...]:
+        return (self.channel.id,)
+
 
 class DirectMessageOpened(Event, frozen=True, kw_only=True):
     """A direct message appeared for one of its two: each is told of it in the own view."""

@@ -29,6 +29,7 @@ class Entry:
         "payload",
         "pos",
         "retracts",
+        "retracts_channels",
         "revises",
         "subject",
         "type",
@@ -46,6 +47,7 @@ class Entry:
         self.channel_id: Snowflake | None = row["channel_id"]
         self.subject: int | None = row["subject"]
         self.retracts: list[int] | None = row["retracts"]
+        self.retracts_channels: list[int] | None = row["retracts_channels"]
         self.revises: int | None = row["revises"]
         # None once the content was taken back: such an entry is passed over.
         self.payload: bytes | None = row["payload"]
@@ -61,7 +63,7 @@ class Entry:
     @property
     def size(self) -> int:
         """Roughly the bytes of memory that it holds."""
-        return 400 + 2 * len(self.payload or b"")
+        return 400 + 2 * len(self.payload or b"") + 70 * len(self.users or ())
 
     def revise(self, payload: bytes | None) -> None:
         """Replace the content, or blank it with None."""

@@ -17,15 +17,17 @@ async def write(conn: Conn, events: Sequence[Event]) -> None:
     await conn.execute(
         """
         INSERT INTO event_outbox (
-               type, users, guild_id, channel_id, subject, retracts, revises, payload
+               type, users, guild_id, channel_id, subject, retracts, retracts_channels, revises,
+               payload
         )
         SELECT e.type, e.users::bigint[], e.guild_id, e.channel_id, e.subject,
-               e.retracts::bigint[], e.revises, e.payload
+               e.retracts::bigint[], e.retracts_channels::bigint[], e.revises, e.payload
           FROM unnest(
                $1::text[], $2::text[], $3::bigint[], $4::bigint[],
-               $5::bigint[], $6::text[], $7::bigint[], $8::bytea[]
+               $5::bigint[], $6::text[], $7::text[], $8::bigint[], $9::bytea[]
                ) WITH ORDINALITY AS e (
-               type, users, guild_id, channel_id, subject, retracts, revises, payload, place
+               type, users, guild_id, channel_id, subject, retracts, retracts_channels, revises,
+               payload, place
                )
          ORDER BY e.place
         """,
@@ -35,6 +37,7 @@ async def write(conn: Conn, events: Sequence[Event]) -> None:
         [audience.channel_id for audience in audiences],
         [event.subject() for event in events],
         [_ids(event.retracts() or None) for event in events],
+        [_ids(event.retracts_channels() or None) for event in events],
         [event.revises() for event in events],
         [encode(event.payload()) for event in events],
     )

@@ -55,7 +55,7 @@ async def drain(conn: Conn, limit: int) -> list[Entry]:
     rows = await conn.fetch(
         """
         SELECT pos, outbox_id, type, users, guild_id, channel_id,
-               subject, retracts, revises, payload, created_at
+               subject, retracts, retracts_channels, revises, payload, created_at
           FROM drain($1)
         """,
         limit,
@@ -68,7 +68,7 @@ async def after(conn: Conn, pos: int, limit: int) -> list[Entry]:
     rows = await conn.fetch(
         """
         SELECT pos, outbox_id, type, users, guild_id, channel_id,
-               subject, retracts, revises, payload, created_at
+               subject, retracts, retracts_channels, revises, payload, created_at
           FROM event_log
          WHERE pos > $1
          ORDER BY pos
@@ -87,7 +87,7 @@ async def concerning(
     rows = await conn.fetch(
         """
         SELECT pos, outbox_id, type, users, guild_id, channel_id,
-               subject, retracts, revises, payload, created_at
+               subject, retracts, retracts_channels, revises, payload, created_at
           FROM event_log
          WHERE pos > $3
            AND pos <= $4
@@ -129,19 +129,29 @@ async def undrained(conn: Conn, limit: int) -> list[int]:
     return [row["id"] for row in rows]
 
 
-async def undrained_moves(conn: Conn, user_id: int) -> dict[int, str]:
-    """A user's joins and leaves that have no position yet: guild -> the last one's type."""
+async def undrained_moves(conn: Conn, user_id: int, known: Sequence[int]) -> set[int]:
+    """The guilds that a user is joining or leaving without a position yet.
+
+    `known` are outbox ids to leave out: what READY has told already.
+    """
     rows = await conn.fetch(
         """
-        SELECT guild_id, type
+        SELECT DISTINCT guild_id
           FROM event_outbox
          WHERE users @> ARRAY[$1::bigint]
            AND type IN ('GUILD_CREATE', 'GUILD_DELETE')
-         ORDER BY id
+           AND id <> ALL ($2::bigint[])
         """,
         user_id,
+        known,
     )
-    return {row["guild_id"]: row["type"] for row in rows}
+    return {row["guild_id"] for row in rows}
+
+
+async def still_undrained(conn: Conn, ids: Sequence[int]) -> list[int]:
+    """Which of these outbox ids have no position yet."""
+    rows = await conn.fetch("SELECT id FROM event_outbox WHERE id = ANY ($1::bigint[])", ids)
+    return [row["id"] for row in rows]
 
 
 async def maintain(conn: Conn, keep: timedelta) -> tuple[int, int]:

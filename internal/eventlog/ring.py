@@ -47,19 +47,24 @@ class Ring:
         first = self._entries[0].pos
         if pos + 1 < first:
             return None
-        stop = None if upto is None else max(0, upto - first + 1)
+        held = len(self._entries)
         start = pos + 1 - first
-        newest_first = len(self._entries) - start
-        if stop is None and newest_first < start:
-            # deques are walked from the near end: a reconnect mostly wants the newest few.
-            tail = list(islice(reversed(self._entries), max(0, newest_first)))
-            return reversed(tail)
+        stop = held if upto is None else min(held, max(start, upto - first + 1))
+        if held - start < start:
+            # A deque is walked from its ends, and a reconnect mostly wants the newest few.
+            run = list(islice(reversed(self._entries), held - stop, max(held - stop, held - start)))
+            return reversed(run)
         return islice(self._entries, start, stop)
 
     def _take_back(self, entry: Entry) -> None:
         if entry.retracts:
             for subject in entry.retracts:
                 for old in self._by_subject.get(subject, ()):
+                    self._revise(old, None)
+        if entry.retracts_channels:
+            gone = set(entry.retracts_channels)
+            for old in self._entries:
+                if old.subject is not None and old.channel_id in gone:
                     self._revise(old, None)
         if entry.revises is not None:
             for old in self._by_subject.get(entry.revises, ()):

@@ -84,7 +84,8 @@ class Sequencer:
         maintain_at = 0.0
         while True:
             if loop.time() >= maintain_at:
-                await self._maintain(conn)
+                async with asyncio.timeout(_CALL_S):
+                    await self._maintain(conn)
                 maintain_at = loop.time() + _MAINTAIN_S
             self._kicked.clear()
             async with asyncio.timeout(_CALL_S):
@@ -98,6 +99,7 @@ class Sequencer:
             if not self._tailer.offer(entries):
                 await self._tailer.catch_up(conn, entries[-1].pos)
             if len(entries) < _BATCH and self._kicked.is_set():
+                self._well_at = asyncio.get_running_loop().time()
                 return
         backlog = await repository.backlog(conn)
         await self._tailer.catch_up(conn, backlog.head)

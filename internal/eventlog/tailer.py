@@ -25,7 +25,7 @@ class Tailer:
         self.epoch = 0
         self._on_gap = on_gap
         self._consumers: list[Consume] = []
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiters: dict[asyncio.Future[None], int] = {}
 
     def subscribe(self, consume: Consume) -> None:
         """Call `consume` with each run of entries, in the order of subscription.
@@ -66,14 +66,14 @@ class Tailer:
         if self.pos >= pos:
             return True
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append((pos, waiter))
+        self._waiters[waiter] = pos
         try:
             async with asyncio.timeout(timeout_s):
                 await waiter
         except TimeoutError:
             return False
         finally:
-            self._waiters = [pair for pair in self._waiters if pair[1] is not waiter]
+            del self._waiters[waiter]
         return True
 
     def _take(self, entries: Sequence[Entry]) -> None:
@@ -82,7 +82,6 @@ class Tailer:
         self.pos = entries[-1].pos
         for consume in self._consumers:
             consume(entries)
-        if self._waiters:
-            for pos, waiter in self._waiters:
-                if pos <= self.pos and not waiter.done():
-                    waiter.set_result(None)
+        for waiter, pos in self._waiters.items():
+            if pos <= self.pos and not waiter.done():
+                waiter.set_result(None)

@@ -264,10 +264,16 @@ class GuildDeleted(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "GUILD_DELETE"
     guild_id: Snowflake
     users: tuple[Snowflake, ...]
+    # Its channels when it was deleted: what was said in them is told no more.
+    channels: tuple[Snowflake, ...] = ()
 
     @override
     def audience(self) -> Audience:
         return Audience(users=self.users, guild_id=self.guild_id)
+
+    @override
+    def retracts_channels(self) -> tuple[Snowflake, ...]:
+        return self.channels
 
     @override
     def payload(self) -> GoneGuild:

@@ -381,6 +381,11 @@ async def member_ids_of(conn: Conn, guild_id: Snowflake) -> tuple[Snowflake, ...
     return tuple(Snowflake(row["user_id"]) for row in rows)
 
 
+async def channel_ids_of(conn: Conn, guild_id: Snowflake) -> tuple[Snowflake, ...]:
+    rows = await conn.fetch("SELECT id FROM channels WHERE guild_id = $1", guild_id)
+    return tuple(Snowflake(row["id"]) for row in rows)
+
+
 async def update(conn: Conn, guild: GuildRow) -> None:
     await conn.execute(
         """

@@ -188,8 +188,9 @@ class GuildService:
             if not access.is_owner:
                 raise MissingPermissions
             users = await repository.member_ids_of(tx.conn, guild_id)
+            channels = await repository.channel_ids_of(tx.conn, guild_id)
             await repository.delete(tx.conn, guild_id)
-            tx.emit(GuildDeleted(guild_id=guild_id, users=users))
+            tx.emit(GuildDeleted(guild_id=guild_id, users=users, channels=channels))
 
     async def join(self, actor: Snowflake, guild_id: Snowflake) -> GuildDetails:
         """Join a discoverable guild. Joining twice changes nothing and tells nobody."""

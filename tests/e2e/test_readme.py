@@ -52,8 +52,8 @@ async def open_terminal() -> AsyncIterator[Terminal]:
     try:
         yield Terminal(shell)
     finally:
-        # Its input ends, and so does it.
-        await shell.communicate(b"")
+        # Its input ends, and so does it; a listener that was left would hold its output open.
+        await shell.communicate(b"kill $! 2>/dev/null\n")
 
 
 def conversation(url: str) -> list[str]:

@@ -194,6 +194,27 @@ async def test_what_is_said_and_deleted_in_one_go_is_told_blank(
     assert payloads(await repository.drain(conn, 100))[0] is None
 
 
+async def test_a_deleted_channel_takes_all_that_was_said_in_it_with_it(
+    db: Database, conn: Connection
+) -> None:
+    class SaidThere(Said, frozen=True, kw_only=True):
+        @override
+        def audience(self) -> Audience:
+            return Audience(guild_id=GUILD, channel_id=Snowflake(5))
+
+    class ChannelDeleted(Deleted, frozen=True, kw_only=True):
+        @override
+        def retracts_channels(self) -> tuple[Snowflake, ...]:
+            return (Snowflake(5),)
+
+    there, elsewhere = SaidThere(n=1, about=Snowflake(71)), Said(n=2, about=Snowflake(72))
+    await say(db, there, elsewhere, SaidThere(n=3))
+    await repository.drain(conn, 100)
+    await say(db, ChannelDeleted(ids=()))
+    await repository.drain(conn, 100)
+    assert payloads(await all_entries(conn))[:3] == [None, b'{"n":2}', b'{"n":3}']
+
+
 async def test_an_edit_replaces_what_was_said_so_that_a_replay_still_has_it(
     db: Database, conn: Connection
 ) -> None:
@@ -277,8 +298,11 @@ async def test_undrained_events_and_moves_are_seen_in_a_snapshot(
     await say(db, Joined(ids=()), Said(n=1))
     assert len(await repository.undrained(conn, 10)) == 2
     assert len(await repository.undrained(conn, 1)) == 1
-    assert await repository.undrained_moves(conn, 1) == {GUILD: "GUILD_CREATE"}
-    assert await repository.undrained_moves(conn, 2) == {}
+    assert await repository.undrained_moves(conn, 1, []) == {GUILD}
+    assert await repository.undrained_moves(conn, 2, []) == set()
+    shown = await repository.undrained(conn, 10)
+    assert await repository.undrained_moves(conn, 1, shown) == set()
+    assert await repository.still_undrained(conn, [*shown, 0]) == shown
 
 
 async def test_a_log_without_a_head_is_said_plainly(conn: Connection) -> None:

@@ -15,6 +15,8 @@ def entry(  # every column has a default
     payload: bytes | None = b"{}",
     subject: int | None = None,
     retracts: list[int] | None = None,
+    retracts_channels: list[int] | None = None,
+    channel: int | None = None,
     revises: int | None = None,
 ) -> Entry:
     """An entry at `pos`; its outbox id is `1000 + pos`."""
@@ -25,9 +27,10 @@ def entry(  # every column has a default
             "type": kind,
             "users": None if users is None else list(users),
             "guild_id": guild,
-            "channel_id": None,
+            "channel_id": channel,
             "subject": subject,
             "retracts": retracts,
+            "retracts_channels": retracts_channels,
             "revises": revises,
             "payload": payload,
             "created_at": datetime(2026, 1, 1, tzinfo=UTC),

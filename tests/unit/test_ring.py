@@ -77,3 +77,25 @@ def test_a_revision_replaces_what_was_said_before_unless_it_was_taken_back() -> 
     held.append(entry(4, "MESSAGE_UPDATE", subject=8, revises=8, payload=b'{"new":2}'))
     assert said.payload == b'{"new":1}'
     assert gone.payload is None
+
+
+def test_a_deleted_channel_takes_its_content_with_it() -> None:
+    held = ring()
+    said, other, structure = (
+        entry(1, subject=7, channel=5),
+        entry(2, subject=8, channel=6),
+        entry(3, "CHANNEL_UPDATE", channel=5),
+    )
+    for each in (said, other, structure):
+        held.append(each)
+    held.append(entry(4, "CHANNEL_DELETE", retracts_channels=[5]))
+    assert [e.payload for e in (said, other, structure)] == [None, b"{}", b"{}"]
+
+
+def test_a_span_near_the_newest_is_cut_from_that_end() -> None:
+    held = ring()
+    for pos in range(1, 21):
+        held.append(entry(pos))
+    assert positions(held, 15, 18) == [16, 17, 18]
+    assert positions(held, 18, 17) == []
+    assert positions(held, 19, 40) == [20]

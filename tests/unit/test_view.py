@@ -1,13 +1,27 @@
 """What a session may see: allowed then and allowed now."""
 
-from internal.chat.ws.view import Fate, View, replay
+from collections.abc import Sequence
+
+from internal.chat.ws.view import Fate, Span, View, is_move
+from internal.eventlog.model import Entry
 from tests.support.entries import entry
 
 ADA, GUILD, OTHER, LOGIN = 1, 10, 20, 55
 
 
-def seqs(frames: list[bytes]) -> list[int]:
-    return [int(frame.partition(b'"s":')[2].partition(b",")[0]) for frame in frames]
+def missing(entries: Sequence[Entry], guilds: set[int], shown: Sequence[int] = ()) -> View:
+    """Ada's view of what she missed, when she is in `guilds` at its end."""
+    moves = [e for e in entries if is_move(e, ADA) and e.outbox_id not in shown]
+    span = Span(entries[-1].pos, moves, guilds)
+    return View(ADA, LOGIN, guilds, suppressed=shown, span=span)
+
+
+def told(view: View, entries: Sequence[Entry]) -> list[int]:
+    return [e.pos for e in entries if view.take(e) is Fate.TELL]
+
+
+def replay(entries: Sequence[Entry], guilds: set[int], shown: Sequence[int] = ()) -> list[int]:
+    return told(missing(entries, guilds, shown), entries)
 
 
 def test_a_view_sees_its_guilds_and_itself() -> None:
@@ -28,11 +42,11 @@ def test_a_view_joins_and_leaves_with_the_log() -> None:
 
 
 def test_what_ready_showed_is_passed_over_once() -> None:
-    view = View(ADA, LOGIN, {GUILD}, suppressed=[1002])
+    view = View(ADA, LOGIN, {GUILD, OTHER}, suppressed=[1002])
     assert view.take(entry(1, guild=GUILD)) is Fate.TELL
     assert view.take(entry(2, "GUILD_CREATE", guild=OTHER, users=[ADA])) is Fate.PASS
-    assert view.guilds == {GUILD}
-    assert view.suppressed == set()
+    assert view.guilds == {GUILD, OTHER}
+    assert view.is_settled
 
 
 def test_the_end_of_the_login_ends_the_view() -> None:
@@ -50,17 +64,16 @@ def test_a_replay_tells_what_was_missed_in_order() -> None:
         entry(3, users=[ADA]),
         entry(4, users=[2]),
     ]
-    assert seqs(replay(missed, ADA, {GUILD}, [])) == [1, 3]
+    assert replay(missed, {GUILD}) == [1, 3]
 
 
-def test_a_replay_passes_over_what_was_taken_back_suppressed_or_internal() -> None:
+def test_a_replay_passes_over_what_was_shown_or_is_internal() -> None:
     missed = [
-        entry(1, guild=GUILD, payload=None),
         entry(2, guild=GUILD),
         entry(3, "session_ended", users=[ADA]),
         entry(4, guild=GUILD),
     ]
-    assert seqs(replay(missed, ADA, {GUILD}, [1002])) == [4]
+    assert replay(missed, {GUILD}, [1002]) == [4]
 
 
 def test_whoever_came_back_hears_of_the_guild_from_the_return_on() -> None:
@@ -71,7 +84,7 @@ def test_whoever_came_back_hears_of_the_guild_from_the_return_on() -> None:
         entry(4, "GUILD_CREATE", guild=GUILD, users=[ADA]),
         entry(5, guild=GUILD),
     ]
-    assert seqs(replay(missed, ADA, {GUILD}, [])) == [2, 4, 5]
+    assert replay(missed, {GUILD}) == [2, 4, 5]
 
 
 def test_of_a_guild_that_was_left_only_the_leaving_is_told() -> None:
@@ -80,7 +93,7 @@ def test_of_a_guild_that_was_left_only_the_leaving_is_told() -> None:
         entry(2, "GUILD_DELETE", guild=GUILD, users=[ADA]),
         entry(3, guild=GUILD),
     ]
-    assert seqs(replay(missed, ADA, set(), [])) == [2]
+    assert replay(missed, set()) == [2]
 
 
 def test_a_guild_joined_and_left_meanwhile_never_was() -> None:
@@ -89,7 +102,7 @@ def test_a_guild_joined_and_left_meanwhile_never_was() -> None:
         entry(2, guild=GUILD),
         entry(3, "GUILD_DELETE", guild=GUILD, users=[ADA]),
     ]
-    assert replay(missed, ADA, set(), []) == []
+    assert replay(missed, set()) == []
 
 
 def test_of_several_returns_only_the_last_is_told() -> None:
@@ -99,4 +112,35 @@ def test_of_several_returns_only_the_last_is_told() -> None:
         entry(3, "GUILD_CREATE", guild=GUILD, users=[ADA]),
         entry(4, guild=GUILD),
     ]
-    assert seqs(replay(missed, ADA, {GUILD}, [])) == [3, 4]
+    assert replay(missed, {GUILD}) == [3, 4]
+
+
+def test_a_join_that_ready_showed_still_counts_behind_the_span() -> None:
+    """Shown without a position, and drained only after the resume."""
+    view = View(ADA, LOGIN, set(), suppressed=[1005], span=Span(4, [], set()))
+    joined = entry(5, "GUILD_CREATE", guild=GUILD, users=[ADA])
+    assert told(view, [joined, entry(6, guild=GUILD)]) == [6]
+    assert view.is_settled
+
+
+def test_a_join_that_was_not_told_is_not_left_either() -> None:
+    """Joined within the span, and leaving at this moment: the client knows nothing of it."""
+    missed = [entry(1, "GUILD_CREATE", guild=GUILD, users=[ADA]), entry(2, guild=GUILD)]
+    view = missing(missed, set())
+    assert told(view, missed) == []
+    assert not view.is_settled
+    later = [
+        entry(3, "GUILD_DELETE", guild=GUILD, users=[ADA]),
+        entry(4, "GUILD_CREATE", guild=GUILD, users=[ADA]),
+        entry(5, guild=GUILD),
+    ]
+    assert told(view, later) == [4, 5]
+    assert view.is_settled
+
+
+def test_a_return_settles_what_was_not_told() -> None:
+    missed = [entry(1, "GUILD_CREATE", guild=GUILD, users=[ADA])]
+    view = missing(missed, set())
+    later = [entry(2, "GUILD_CREATE", guild=GUILD, users=[ADA]), entry(3, guild=GUILD)]
+    assert told(view, [*missed, *later]) == [2, 3]
+    assert view.is_settled

@@ -110,11 +110,15 @@ class SessionService:
         scheme, _, rest = token.partition(" ")
         claims = self._access.verify(rest if scheme.lower() == "bearer" else token)
         actor = Actor(claims.sub, claims.sid)
+        await self.require(actor)
+        return actor
+
+    async def require(self, actor: Actor) -> None:
+        """Unauthorized unless the session lives."""
         if self.cache.has(actor):
-            return actor
+            return
         if self.cache.has_ended(actor.session_id) or not await self._lives(actor):
             raise Unauthorized
-        return actor
 
     async def open(self, tx: Transaction, user_id: Snowflake, client: Client) -> Pair:
         """Open a session. The user's row must be locked; the oldest session ends past the limit."""

@@ -27,6 +27,7 @@ class Conversation(Protocol):
     def act(self, client: "Client", action: Action) -> None: ...
     def lagging(self, client: "Client") -> None: ...
     def gone(self, client: "Client") -> None: ...
+    def closing(self, code: int) -> None: ...
 
 
 class Flusher(Protocol):
@@ -139,6 +140,20 @@ class Client(asyncio.Protocol):
 
     # What the server calls.
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anything may still be told."""
+        return self.session.state is not State.CLOSED
+
+    def pause_reading(self) -> None:
+        """Let the peer wait: what it sends stays in the network."""
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self.transport is not None:
+            self.transport.resume_reading()
+
     def push(self, data: bytes) -> None:
         """Send at the end of this loop tick, behind what is pending."""
         pending = self.pending
@@ -176,7 +191,7 @@ class Client(asyncio.Protocol):
             self.transport.abort()
 
     def _is_closed(self) -> bool:
-        return self.session.state is State.CLOSED
+        return not self.is_open
 
     def _receive(self, frame: wire.Frame) -> None:
         now = self._loop.time()
@@ -206,6 +221,7 @@ class Client(asyncio.Protocol):
             return
         self.session.state = State.CLOSED
         self.session.deadline = self._loop.time() + CLOSE_S
+        self._conversation.closing(code)
         # Out of the index at once: nothing may follow the closing frame.
         self._conversation.gone(self)
         self.push(wire.encode_close(code, reason))

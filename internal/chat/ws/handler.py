@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from internal.chat.ws.client import Client
 from internal.chat.ws.service import GatewayService
-from internal.chat.ws.session import Session
+from internal.chat.ws.session import Allowance, Session
 from internal.errors import BadOrigin, HttpError, Unavailable, UpgradeRequired
 from internal.utils.request import ADDRESS
 
@@ -57,7 +57,10 @@ class GatewayHandler:
         limits = self._gateway.limits
         loop = asyncio.get_running_loop()
         session = Session(
-            interval_s=limits.heartbeat_s, identify_s=limits.identify_s, now=loop.time()
+            interval_s=limits.heartbeat_s,
+            identify_s=limits.identify_s,
+            now=loop.time(),
+            sends=Allowance(limits.send_burst, limits.sends_per_s, loop.time()),
         )
         client = Client(
             session,

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
+import structlog
+
 from internal.chat.ws import events
 from internal.chat.ws.client import Client
 from internal.chat.ws.view import JOINED, LEFT, ended_sessions
@@ -15,6 +17,7 @@ from internal.eventlog.model import Entry
 from internal.events import Event
 from internal.utils.json import encode
 
+_log = structlog.get_logger(__name__)
 _NOBODY: frozenset[Client] = frozenset()
 
 
@@ -26,15 +29,15 @@ class Hub:
         self.pos = 0
         self.deliveries = 0
         self.writes = 0
-        self._end_all: Callable[[Iterable[Client]], None] = _keep
+        self._end_all: Callable[[Iterable[int]], None] = _keep
         self._by_user: dict[int, set[Client]] = {}
         self._by_guild: dict[int, set[Client]] = {}
         self._dirty: list[Client] = []
         self._flush_planned = False
         self._loop = asyncio.get_running_loop()
 
-    def when_logins_end(self, end_all: Callable[[Iterable[Client]], None]) -> None:
-        """Call `end_all` with the sockets whose login session has ended."""
+    def when_logins_end(self, end_all: Callable[[Iterable[int]], None]) -> None:
+        """Call `end_all` with the ids of login sessions that have ended."""
         self._end_all = end_all
 
     @property
@@ -118,7 +121,11 @@ class Hub:
                 data = known[0]
             else:
                 data = cast("bytes", pending)
-            transport.write(data)
+            try:
+                transport.write(data)
+            except Exception:  # noqa: BLE001  # one broken transport must not cost the others
+                _log.exception("socket_write_failed")
+                transport.abort()
             self.writes += 1
 
     def _spread(self, guild_id: int | None, frames: list[bytes]) -> None:
@@ -144,7 +151,8 @@ class Hub:
 
     def _tell_users(self, entry: Entry, users: Iterable[int]) -> None:
         if entry.is_internal:
-            self._end_sessions(entry, users)
+            if ended := ended_sessions(entry):
+                self._end_all(ended)
             return
         frame = events.frame_of(entry)
         for user_id in users:
@@ -163,20 +171,8 @@ class Hub:
             client.guilds.discard(guild_id)
             _drop(self._by_guild, guild_id, client)
 
-    def _end_sessions(self, entry: Entry, users: Iterable[int]) -> None:
-        ended = ended_sessions(entry)
-        if ended:
-            self._end_all(
-                [
-                    client
-                    for user_id in users
-                    for client in self._by_user.get(user_id, _NOBODY)
-                    if client.login_id in ended
-                ]
-            )
 
-
-def _keep(_clients: Iterable[Client]) -> None:
+def _keep(_login_ids: Iterable[int]) -> None:
     return
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -44,7 +44,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 class SentNonce(msgspec.Struct):
     """The nonce of a send, to be given back with its outcome whatever that is."""
 
-    nonce: str | int | None = None
+    nonce: Annotated[str, msgspec.Meta(max_length=128)] | int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +88,15 @@ class Limits:
     # READYs that are built at once; the others wait, and so long.
     openings: int = 4
     opening_wait_s: float = 30.0
-    # A slow reader has this long to catch up.
+    # Replays that are prepared at once.
+    replays: int = 16
+    # A slow reader that reads nothing for this long is closed, and one that is not level with the
+    # others after `catch_up_s`.
     lag_s: float = 60.0
+    catch_up_s: float = 600.0
     message_bytes: int = 64 * 1024
+    # Sends of one socket that wait; then it is not read any more. Beyond the rate it is closed.
     sends_waiting: int = 64
+    send_burst: float = 200.0
+    sends_per_s: float = 20.0
     cursor_s: float = field(default=7 * 86400.0)

@@ -25,13 +25,14 @@ from internal.chat.ws.model import (
 )
 from internal.chat.ws.session import Action, Identify, Reply, Resume, Send
 from internal.chat.ws.session import State as Stage
-from internal.chat.ws.view import Fate, View, replay
+from internal.chat.ws.view import Fate, Span, View, is_move
 from internal.db.postgres import Database
 from internal.errors import AppError, SlowDown, Unauthorized, Unavailable, error_body
 from internal.eventlog import repository
 from internal.eventlog.model import Entry
 from internal.eventlog.tailer import Tailer
 from internal.utils.actor import Actor
+from internal.utils.address import network_of
 from internal.utils.json import UnreadableJson, decoder, encode
 from internal.utils.snowflake import Snowflake
 
@@ -90,7 +91,10 @@ class GatewayService:
         # Sockets that have not said who they are, by address.
         self._strangers: Counter[str] = Counter()
         self._by_key: dict[int, Client] = {}
+        # Every identified socket, also those that the hub does not know because they lag.
+        self._by_login: dict[int, set[Client]] = {}
         self._openings = asyncio.Semaphore(limits.openings)
+        self._replays = asyncio.Semaphore(limits.replays)
         self._sends: dict[Client, deque[bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -98,17 +102,21 @@ class GatewayService:
     # Sockets that come and go.
 
     def admit(self, address: str) -> bool:
-        """Whether one more socket of this address may come in."""
+        """Whether one more socket of this address may come in.
+
+        Strangers, who have not said who they are, leave most of the places to others.
+        """
         return (
             not self.is_draining
             and len(self.clients) < self.limits.sockets
-            and self._strangers[address] < self.limits.strangers_per_address
+            and self._strangers.total() < max(1, self.limits.sockets // 4)
+            and self._strangers[network_of(address)] < self.limits.strangers_per_address
         )
 
     def welcome(self, client: Client, token: str | None) -> None:
         """Greet a new socket; one with a token in its URL is identified at once."""
         self.clients.add(client)
-        self._strangers[client.address] += 1
+        self._strangers[network_of(client.address)] += 1
         client.push(client.session.hello())
         if token is not None:
             client.is_plain = True
@@ -120,10 +128,18 @@ class GatewayService:
         self.hub.detach(client)
         if self._by_key.get(client.key) is client:
             del self._by_key[client.key]
+        logins = self._by_login.get(client.login_id)
+        if logins is not None:
+            logins.discard(client)
+            if not logins:
+                del self._by_login[client.login_id]
         if client.transport is None and client in self.clients:
             self.clients.discard(client)
             if not client.user_id:
                 self._known(client)
+
+    def closing(self, code: int) -> None:
+        self._count_close(code)
 
     def lagging(self, client: Client) -> None:
         """A socket's buffer is full: it leaves the index and is caught up as fast as it reads."""
@@ -157,7 +173,6 @@ class GatewayService:
                     if session.state is Stage.CLOSED:
                         client.abort()
                     else:
-                        self._count_close(CloseReason.SESSION_TIMED_OUT.code)
                         client.close(CloseReason.SESSION_TIMED_OUT)
                 elif client.is_plain and session.deadline - now < session.interval_s:
                     client.ping()
@@ -200,7 +215,7 @@ class GatewayService:
         if client.session.state is not Stage.OPENING:
             return
         guilds = {int(guild_id) for guild_id, _ in state.guilds}
-        view = View(actor.user_id, actor.session_id, guilds, suppressed)
+        view = View(actor.user_id, actor.session_id, guilds, suppressed=suppressed)
         self._take_place(client, actor, new_key())
         cursor = Cursor(
             user_id=int(actor.user_id),
@@ -246,31 +261,28 @@ class GatewayService:
             yield events.dispatch("GUILD_CREATE", pos if number == last else 0, encode(guild))
 
     async def _resume(self, client: Client, wish: Resume) -> None:
-        actor = await self._doors.authenticate(wish.token)
         try:
-            view, frames, pos = await self._replay(actor, wish)
+            actor = await self._doors.authenticate(wish.token)
+            async with asyncio.timeout(self.limits.opening_wait_s), self._replays:
+                view, upto, key = await self._missed(actor, wish)
         except InvalidSession as fault:
             self._count_resume(fault.reason)
             client.session.reopened(self._loop.time(), self.limits.identify_s)
             client.push(events.INVALID_SESSION)
             return
+        except (Unauthorized, Unavailable, TimeoutError) as fault:
+            self._count_resume(type(fault).__name__.lower())
+            raise
         if client.session.state is not Stage.OPENING:
             return
-        cursor = self._signer.read(wish.session_id, time.time())
-        key = cursor.key if cursor else new_key()
         older = self._by_key.get(key)
         if older is not None:
             older.close(CloseReason.REPLACED)
         self._take_place(client, actor, key)
-        for frame in frames:
-            client.push(frame)
-        client.push(events.dispatch("RESUMED", pos, b"{}"))
-        client.session.opened(self._loop.time())
-        self._count_resume("ok")
-        await self._follow(client, view, pos)
+        await self._follow(client, view, wish.seq, resume_upto=upto)
 
-    async def _replay(self, actor: Actor, wish: Resume) -> tuple[View, list[bytes], int]:
-        """What was missed: the view to go on with, the frames, and the position they reach."""
+    async def _missed(self, actor: Actor, wish: Resume) -> tuple[View, int, int]:
+        """What was missed: the view that can tell it, where it ends, and the session's key."""
         cursor = self._signer.read(wish.session_id, time.time())
         if cursor is None:
             raise InvalidSession("bad_cursor")
@@ -279,100 +291,128 @@ class GatewayService:
         async with self._db.snapshot() as conn:
             if not await self._doors.is_alive(conn, actor):
                 raise Unauthorized
-            pos, epoch = await repository.head(conn)
+            upto, epoch = await repository.head(conn)
             if epoch != cursor.epoch:
                 raise InvalidSession("other_epoch")
-            if not 0 < wish.seq <= pos:
+            if not 0 < wish.seq <= upto:
                 raise InvalidSession("no_such_position")
             now_in = await self._doors.memberships(conn, actor.user_id)
             # A leave that has no position yet wins over the past; a join will be told live.
-            moving = await repository.undrained_moves(conn, actor.user_id)
-            still = await repository.undrained(conn, 10_000) if cursor.suppressed else []
-        guilds = {guild_id for guild_id in now_in if guild_id not in moving}
-        if not await self._tailer.reached(pos, _TAILER_S):
+            moving = await repository.undrained_moves(conn, actor.user_id, cursor.suppressed)
+            shown = (
+                await repository.still_undrained(conn, cursor.suppressed)
+                if cursor.suppressed
+                else []
+            )
+        guilds = now_in - moving
+        if not await self._tailer.reached(upto, _TAILER_S):
             raise Unavailable
-        entries = await self._missed(actor.user_id, guilds, wish.seq, pos)
+        entries = await self._concerning(actor.user_id, guilds, wish.seq, upto)
         if len(entries) > self.limits.replay:
             raise InvalidSession("too_much")
-        frames = replay(entries, actor.user_id, guilds, cursor.suppressed)
-        left = [outbox_id for outbox_id in cursor.suppressed if outbox_id in set(still)]
-        return View(actor.user_id, actor.session_id, guilds, left), frames, pos
+        known = set(cursor.suppressed)
+        shown += [entry.outbox_id for entry in entries if entry.outbox_id in known]
+        moves = [
+            entry
+            for entry in entries
+            if is_move(entry, actor.user_id) and entry.outbox_id not in known
+        ]
+        view = View(
+            actor.user_id,
+            actor.session_id,
+            guilds,
+            suppressed=shown,
+            span=Span(upto, moves, guilds),
+        )
+        return view, upto, cursor.key
 
-    async def _missed(
-        self, user_id: Snowflake, guilds: set[int], seq: int, pos: int
+    async def _concerning(
+        self, user_id: Snowflake, guilds: set[int], seq: int, upto: int
     ) -> Sequence[Entry]:
-        """The entries in (seq, pos] that concern a user, from memory or from the log."""
-        if seq == pos:
+        """The entries in (seq, upto] that concern a user, from memory or from the log."""
+        if seq == upto:
             return []
-        held = self._tailer.ring.after(seq, pos)
-        if held is not None:
-            entries = [
-                e for e in held if (e.guild_id in guilds if e.users is None else user_id in e.users)
-            ]
-            if entries and time.time() - entries[0].created_at.timestamp() > (
-                self.limits.retention_s
-            ):
-                raise InvalidSession("too_old")
-            return entries
-        return await self._missed_from_log(user_id, guilds, seq, pos)
+        held = self._tailer.ring.after(seq, upto)
+        if held is None:
+            return await self._concerning_from_log(user_id, guilds, seq, upto)
+        entries = [
+            e for e in held if (e.guild_id in guilds if e.users is None else user_id in e.users)
+        ]
+        if entries and time.time() - entries[0].created_at.timestamp() > self.limits.retention_s:
+            raise InvalidSession("too_old")
+        return entries
 
-    async def _missed_from_log(
-        self, user_id: Snowflake, guilds: set[int], seq: int, pos: int
+    async def _concerning_from_log(
+        self, user_id: Snowflake, guilds: set[int], seq: int, upto: int
     ) -> Sequence[Entry]:
         found: list[Entry] = []
-        async with self._db.read() as conn:
+        async with self._db.snapshot() as conn:
             oldest = await repository.oldest(conn)
             age_s = await repository.age_s(conn, seq + 1)
             if oldest is None or oldest > seq + 1 or (age_s or 0) > self.limits.retention_s:
                 raise InvalidSession("too_old")
-            for start in range(seq, pos, _LOG_SPAN):
+            for start in range(seq, upto, _LOG_SPAN):
                 found += await repository.concerning(
-                    conn, user_id, list(guilds), after=start, upto=min(pos, start + _LOG_SPAN)
+                    conn, user_id, list(guilds), after=start, upto=min(upto, start + _LOG_SPAN)
                 )
                 if len(found) > self.limits.replay:
                     break
         return found
 
     def _known(self, client: Client) -> None:
-        self._strangers[client.address] -= 1
-        if self._strangers[client.address] <= 0:
-            del self._strangers[client.address]
+        network = network_of(client.address)
+        self._strangers[network] -= 1
+        if self._strangers[network] <= 0:
+            del self._strangers[network]
 
     def _take_place(self, client: Client, actor: Actor, key: int) -> None:
         self._known(client)
         client.user_id, client.login_id, client.key = actor.user_id, actor.session_id, key
         self._by_key[key] = client
+        self._by_login.setdefault(client.login_id, set()).add(client)
 
     # Catching up.
 
-    async def _follow(self, client: Client, view: View, pos: int) -> None:
-        """Tell everything behind `pos` as fast as the client reads, until it is live."""
-        deadline = self._loop.time() + self.limits.lag_s
-        while client.session.state is Stage.READY:
+    async def _follow(
+        self, client: Client, view: View, pos: int, *, resume_upto: int | None = None
+    ) -> None:
+        """Tell everything behind `pos` as fast as the client reads, until it is live.
+
+        With `resume_upto`, RESUMED is told once that position is reached. Never more is written
+        ahead than the buffer's bound and a chunk: memory is bounded however much was missed.
+        """
+        last_resort = self._loop.time() + self.limits.catch_up_s
+        while client.is_open:
             # The flush of what was just pushed shows whether the client keeps up.
             await asyncio.sleep(0)
-            left_s = deadline - self._loop.time()
-            if left_s <= 0 or not await client.drained(left_s):
+            wait_s = min(self.limits.lag_s, last_resort - self._loop.time())
+            if wait_s <= 0 or not await client.drained(wait_s):
                 client.close(CloseReason.SLOW_READER)
                 return
-            if client.session.state is not Stage.READY:
-                return
-            if pos == self.hub.pos and not view.suppressed:
+            if resume_upto is not None and pos >= resume_upto:
+                client.push(events.dispatch("RESUMED", pos, b"{}"))
+                client.session.opened(self._loop.time())
+                self._count_resume("ok")
+                resume_upto = None
+                continue
+            if pos == self.hub.pos and view.is_settled and not client.is_paused:
                 client.guilds = view.guilds
                 self.hub.attach(client)
                 return
             if pos >= self.hub.pos:
                 # Ahead of this node, or level with it while something is yet to be passed over.
-                await self._tailer.reached(max(pos, self.hub.pos + 1), left_s)
+                await self._tailer.reached(max(pos, self.hub.pos + 1), wait_s)
                 continue
-            pos = await self._tell_chunk(client, view, pos)
+            pos = await self._tell_chunk(client, view, pos, resume_upto)
 
-    async def _tell_chunk(self, client: Client, view: View, pos: int) -> int:
+    async def _tell_chunk(
+        self, client: Client, view: View, pos: int, resume_upto: int | None
+    ) -> int:
         """Tell some of what is behind `pos`; where that ends."""
-        held = self._tailer.ring.after(pos)
+        held: Iterable[Entry] | None = self._tailer.ring.after(pos, resume_upto)
+        end: int | None = None
         if held is None:
-            async with self._db.read() as conn:
-                held = iter(await repository.after(conn, pos, _CHUNK_ENTRIES))
+            held, end = await self._from_log(view, pos, resume_upto)
         size = 0
         for number, entry in enumerate(held):
             fate = view.take(entry)
@@ -385,41 +425,76 @@ class GatewayService:
                 client.push(frame)
                 self.hub.deliveries += 1
                 size += len(frame)
-            if size > _CHUNK_BYTES or number >= _CHUNK_ENTRIES:
-                break
-        return pos
+            if end is None and (size > _CHUNK_BYTES or number >= _CHUNK_ENTRIES):
+                return pos
+        return pos if end is None else end
+
+    async def _from_log(
+        self, view: View, pos: int, resume_upto: int | None
+    ) -> tuple[Iterable[Entry], int]:
+        """A chunk that memory no longer holds, and where it ends.
+
+        Unavailable when the log no longer holds it either: the next resume will say so.
+        """
+        async with self._db.snapshot() as conn:
+            oldest = await repository.oldest(conn)
+            if oldest is None or oldest > pos + 1:
+                raise Unavailable
+            if resume_upto is None:
+                entries = await repository.after(conn, pos, _CHUNK_ENTRIES)
+                return entries, entries[-1].pos if entries else pos
+            # Within what was missed the memberships are settled, so the database may choose.
+            end = min(pos + _CHUNK_ENTRIES, resume_upto)
+            entries = await repository.concerning(
+                conn, view.user_id, list(view.guilds), after=pos, upto=end
+            )
+            return entries, end
 
     # Sending over the socket.
 
     def _queue_send(self, client: Client, body: bytes) -> None:
+        """One after the other, so that a socket's messages keep their order.
+
+        A client that sends faster than it is answered is not read any more until it was.
+        """
         queue = self._sends.get(client)
         if queue is None:
             queue = self._sends[client] = deque([body])
             self._spawn(client, self._send_in_order(client, queue))
-        elif len(queue) >= self.limits.sends_waiting:
-            client.push(_outcome(body, error=Unavailable(retry_after=1)))
         else:
             queue.append(body)
+            if len(queue) >= self.limits.sends_waiting:
+                client.pause_reading()
 
     async def _send_in_order(self, client: Client, queue: deque[bytes]) -> None:
         actor = Actor(Snowflake(client.user_id), Snowflake(client.login_id))
         try:
-            while queue and client.session.state is Stage.READY:
-                body = queue[0]
+            while queue and client.is_open:
+                if not await client.drained(self.limits.lag_s):
+                    client.close(CloseReason.SLOW_READER)
+                    return
+                body = queue.popleft()
                 try:
                     client.push(_outcome(body, sent=await self._doors.send(actor, body)))
+                except Unauthorized:
+                    raise
                 except AppError as fault:
                     client.push(_outcome(body, error=fault))
-                queue.popleft()
+                if len(queue) <= self.limits.sends_waiting // 2:
+                    client.resume_reading()
         finally:
             del self._sends[client]
 
     # Ending.
 
-    def _end_logins(self, clients: Iterable[Client]) -> None:
-        for client in clients:
-            self._count_close(CloseReason.AUTHENTICATION_FAILED.code)
-            client.close(CloseReason.AUTHENTICATION_FAILED)
+    def _end_logins(self, login_ids: Iterable[int]) -> None:
+        """Close the sockets of login sessions that have ended, whether they keep up or not."""
+        for login_id in login_ids:
+            for client in list(self._by_login.get(login_id, ())):
+                client.close(CloseReason.AUTHENTICATION_FAILED)
+                if client.is_paused:
+                    # What waits for it must not be read any more.
+                    client.abort()
 
     def _spawn(self, client: Client, work: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(self._guard(client, work))

@@ -83,18 +83,41 @@ _read_identify = decoder(IdentifyBody)
 _read_resume = decoder(ResumeBody)
 
 
+class Allowance:
+    """A token bucket of one socket."""
+
+    __slots__ = ("_at", "_burst", "_left", "_per_s")
+
+    def __init__(self, burst: float, per_s: float, now: float) -> None:
+        self._burst = burst
+        self._per_s = per_s
+        self._left = burst
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Whether one more is within the limit."""
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class Session:
     """One socket's conversation. It does no I/O and reads no clock: `now` is passed in."""
 
-    __slots__ = ("_budget", "_budget_at", "deadline", "interval_s", "state")
+    __slots__ = ("_frames", "_sends", "deadline", "interval_s", "state")
 
-    def __init__(self, *, interval_s: float, identify_s: float, now: float) -> None:
+    def __init__(
+        self, *, interval_s: float, identify_s: float, now: float, sends: Allowance | None = None
+    ) -> None:
         self.interval_s = interval_s
         self.state = State.GREETED
         # When the socket is closed unless something is heard before.
         self.deadline = now + identify_s
-        self._budget = _BURST
-        self._budget_at = now
+        self._frames = Allowance(_BURST, _PER_S, now)
+        self._sends = sends or Allowance(_BURST, _PER_S, now)
 
     def hello(self) -> bytes:
         return message(Op.HELLO, {"heartbeat_interval": round(self.interval_s * 1000)})
@@ -108,6 +131,7 @@ class Session:
         """The client was told everything it missed; from here on it must show that it lives."""
         if self.state is State.OPENING:
             self.state = State.READY
+            self.deadline = now
             self.alive(now)
 
     def reopened(self, now: float, identify_s: float) -> None:
@@ -117,7 +141,7 @@ class Session:
             self.deadline = now + identify_s
 
     def alive(self, now: float) -> None:
-        self.deadline = now + _MISSED * self.interval_s
+        self.deadline = max(self.deadline, now + _MISSED * self.interval_s)
 
     def receive(self, raw: bytes, now: float) -> Action | None:
         """What one message of the client asks for."""
@@ -125,7 +149,8 @@ class Session:
             return None
         try:
             envelope = _read_envelope(raw)
-            if envelope.op != Op.SEND and not self.allow(now):
+            budget = self._sends if envelope.op == Op.SEND else self._frames
+            if not budget.take(now):
                 return Close(CloseReason.RATE_LIMITED)
             return self._act(envelope, now)
         except UnreadableJson:
@@ -134,7 +159,7 @@ class Session:
     def _act(self, envelope: Envelope, now: float) -> Action | None:
         match envelope.op:
             case Op.HEARTBEAT:
-                if self.state is State.READY:
+                if self.state is not State.GREETED:
                     self.alive(now)
                 return Reply(HEARTBEAT_ACK)
             case Op.IDENTIFY | Op.RESUME:
@@ -162,13 +187,8 @@ class Session:
         return action
 
     def allow(self, now: float) -> bool:
-        """Whether one more message or control frame is within the limit."""
-        self._budget = min(_BURST, self._budget + (now - self._budget_at) * _PER_S)
-        self._budget_at = now
-        if self._budget < 1:
-            return False
-        self._budget -= 1
-        return True
+        """Whether one more control frame is within the limit."""
+        return self._frames.take(now)
 
 
 def _bare(token: str) -> str:

@@ -1,0 +1,134 @@
+"""REST calls of one account, each an operation whose outcome is known, or known to be unknown."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from tests.fault.history import History, Op, Outcome
+
+Json = Any
+
+# Longer than any fault lasts. What takes longer has an unknown outcome.
+CALL_S = 8.0
+# What nobody answered within this is given up: a server that is gone for good.
+GIVE_UP_S = 60.0
+PASSWORD = "correct horse battery staple"
+
+_LOST = (aiohttp.ClientError, OSError, TimeoutError)
+_NOT_DONE = {429}
+_MAYBE_DONE = range(500, 600)
+
+
+class Account:
+    """Somebody who is signed in, and calls any of the nodes."""
+
+    def __init__(
+        self, http: aiohttp.ClientSession, node: Callable[[], str], username: str
+    ) -> None:
+        self.username = username
+        self.id = ""
+        self.token = ""
+        self.session_id = ""
+        # Every status that was ever answered: what is 500 must be looked into.
+        self.statuses: Counter[int] = Counter()
+        self._http = http
+        self._node = node
+
+    async def ask(self, method: str, path: str, body: Json = None) -> tuple[int, Json]:
+        """One request, to whichever node is next; what is lost on the way is raised."""
+        headers = {"Content-Type": "application/json"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        data = None if body is None else msgspec.json.encode(body)
+        async with (
+            asyncio.timeout(CALL_S),
+            self._http.request(
+                method, self._node() + path, data=data, headers=headers
+            ) as response,
+        ):
+            content = await response.read()
+            self.statuses[response.status] += 1
+            return response.status, msgspec.json.decode(content) if content else None
+
+    async def must(self, method: str, path: str, body: Json = None) -> Json:
+        """A request before or after the faults; it is tried until there is an answer."""
+        until = time.monotonic() + GIVE_UP_S
+        while True:
+            try:
+                status, answer = await self.ask(method, path, body)
+            except _LOST:
+                status, answer = 503, None
+            if 200 <= status < 300:
+                return answer
+            if status not in {429, *_MAYBE_DONE} or time.monotonic() > until:
+                raise AssertionError(f"{self.username}: {method} {path} gave {status} {answer}")
+            await asyncio.sleep(0.1)
+
+    async def sign_in(self, *, new: bool = False) -> None:
+        """Another login session; with `new` the account is made."""
+        names = {"email": f"{self.username}@example.org", "password": PASSWORD}
+        self.token = ""
+        if new:
+            path, names["username"] = "/auth/register", self.username
+        else:
+            path = "/auth/login"
+        pair = await self.must("POST", path, names)
+        self.id, self.token = pair["user"]["id"], pair["access_token"]
+        self.session_id = pair["session_id"]
+
+    async def once(self, history: History, op: Op, method: str, path: str, body: Json) -> Op:
+        """Try an operation that must not be repeated blindly."""
+        op.attempts += 1
+        try:
+            status, answer = await self.ask(method, path, body)
+        except _LOST:
+            history.end(op, "unknown")
+            return op
+        if 200 <= status < 300:
+            history.end(op, "ok", status=status, result=answer)
+        else:
+            unknown = status in _MAYBE_DONE
+            history.end(op, "unknown" if unknown else "fail", status=status, result=answer)
+        return op
+
+    async def send(self, history: History, channel_id: str, words: str) -> Op:
+        """Send a message, again under the same nonce for as long as the outcome is unknown."""
+        op = history.invoke("send", channel_id=channel_id, words=words, nonce=words)
+        await self.settle(history, op)
+        return op
+
+    async def settle(self, history: History, op: Op) -> None:
+        """Try a send until it is certain what became of it."""
+        body = {
+            "channel_id": op.about["channel_id"],
+            "content": op.about["words"],
+            "nonce": op.about["nonce"],
+            "enforce_nonce": True,
+        }
+        until = time.monotonic() + GIVE_UP_S
+        # An operation that comes here again has been tried before.
+        is_certain = op.attempts == 0
+        while time.monotonic() < until:
+            op.attempts += 1
+            try:
+                status, answer = await self.ask("POST", "/messages", body)
+            except _LOST:
+                is_certain = False
+                await asyncio.sleep(0.05)
+                continue
+            if 200 <= status < 300:
+                history.end(op, "ok", status=status, result=answer)
+                return
+            if status not in _MAYBE_DONE and status not in _NOT_DONE:
+                # A refusal of the repetition says nothing about what came before it.
+                outcome: Outcome = "fail" if is_certain else "unknown"
+                history.end(op, outcome, status=status, result=answer)
+                return
+            is_certain = is_certain and status in _NOT_DONE
+            await asyncio.sleep(min(1.0, float((answer or {}).get("retry_after", 0.1))))
+        history.end(op, "unknown")

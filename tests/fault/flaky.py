@@ -1,0 +1,85 @@
+"""A bad line between a client and a node: it stalls, and breaks off in the midst of a frame."""
+
+import asyncio
+import random
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+_PIECE = 4096
+
+
+class FlakyLine:
+    """A TCP proxy. Each connection through it lives for a number of bytes that chance decides."""
+
+    def __init__(self, node: Callable[[], str], chance: random.Random, *, mean: int) -> None:
+        """`mean` is the number of bytes from the node after which a connection breaks off."""
+        self.cuts = 0
+        self._node = node
+        self._chance = chance
+        self._mean = mean
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        try:
+            with suppress(OSError):
+                await self._join(reader, writer)
+        finally:
+            self._open.discard(task)
+            writer.transport.abort()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        parts = urlsplit(self._node())
+        line = socket.socket()
+        # Little room on the way, so that a reader who stalls is felt by the node.
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE)
+        line.setblocking(False)  # noqa: FBT003
+        try:
+            await asyncio.get_running_loop().sock_connect(line, (parts.hostname, parts.port))
+        except OSError:
+            line.close()
+            raise
+        upstream, up = await asyncio.open_connection(sock=line)
+        upward = asyncio.create_task(self._carry(reader, up, None))
+        try:
+            await self._carry(upstream, writer, int(self._chance.expovariate(1 / self._mean)))
+        finally:
+            upward.cancel()
+            await asyncio.gather(upward, return_exceptions=True)
+            up.transport.abort()
+
+    async def _carry(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, left: int | None
+    ) -> None:
+        """Hand on what comes, up to `left` bytes: the last piece is cut where that ends."""
+        while data := await source.read(_PIECE):
+            if left is not None:
+                data = data[:left]
+                left -= len(data)
+                if self._chance.random() < 0.02:
+                    await asyncio.sleep(self._chance.random())
+            target.write(data)
+            await target.drain()
+            if left == 0:
+                self.cuts += 1
+                return

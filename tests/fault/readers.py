@@ -1,0 +1,260 @@
+"""Clients of the gateway: they listen, break off, stall, resume, and write down what they heard."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from tests.fault.calls import Account
+from tests.fault.history import Heard, History, Op, Turn
+from tests.support.gateway import Op as Opcode
+
+Json = Any
+
+_CONNECT_S = 5.0
+_BEAT_S = 4.0
+# A connection that says nothing for so long, not even to a heartbeat, is given up.
+_DEAD_S = 10.0
+_SENT_S = 8.0
+_AUTHENTICATION_FAILED = 4004
+
+
+class Frame(msgspec.Struct):
+    """A frame of the gateway, its payload unread."""
+
+    op: int
+    t: str | None = None
+    s: int | None = None
+    d: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Named(msgspec.Struct):
+    """What is read of payloads while the run goes on."""
+
+    content: str = ""
+    session_id: str = ""
+
+
+_frame = msgspec.json.Decoder(Frame).decode
+_named = msgspec.json.Decoder(_Named).decode
+
+
+class Habits(msgspec.Struct, frozen=True):
+    """How often a reader misbehaves, in seconds between two times; 0 for never."""
+
+    drops: float = 0
+    stalls: float = 0
+    # How long it is away, or does not read.
+    away: float = 1.0
+    # It ends its login session now and then, and signs in anew.
+    logs_out: float = 0
+
+
+class Reader:
+    """One client. Its history has every frame that it got, over all its connections."""
+
+    def __init__(
+        self,
+        account: Account,
+        history: History,
+        http: aiohttp.ClientSession,
+        node: Callable[[], str],
+        habits: Habits,
+        chance: random.Random,
+    ) -> None:
+        self.account = account
+        self.history = history
+        self.is_ready = asyncio.Event()
+        # Set at the end: from then on it behaves.
+        self.is_calm = False
+        self.frames = 0
+        self._http = http
+        self._node = node
+        self._habits = habits
+        self._chance = chance
+        self._session_id = ""
+        self._seq = 0
+        self._sockets = 0
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._heard: set[str] = set()
+        self._awaited: dict[str, asyncio.Event] = {}
+        self._sent: dict[str, asyncio.Future[Json]] = {}
+        self._last_heard = 0.0
+        self._beaten = 0.0
+        self._next_turn = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.history.name
+
+    async def has_heard(self, words: str) -> None:
+        """Wait for a message with these words."""
+        if words not in self._heard:
+            await self._awaited.setdefault(words, asyncio.Event()).wait()
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        while True:
+            self._sockets += 1
+            code = 0
+            with suppress(aiohttp.ClientError, OSError, TimeoutError):
+                async with asyncio.timeout(_CONNECT_S):
+                    url = f"{self._node()}/gateway?v=10&encoding=json"
+                    socket = await self._http.ws_connect(url, max_msg_size=0)
+                self._turn("open")
+                try:
+                    await self._listen(socket)
+                finally:
+                    self._break_off(socket)
+                code = socket.close_code or 0
+            self._turn("closed", code=code)
+            if code == _AUTHENTICATION_FAILED:
+                await self._sign_in_anew()
+            away = 0.05 if self.is_calm else self._chance.random() * self._away()
+            await asyncio.sleep(max(0.05, away))
+
+    async def say(self, channel_id: str, words: str) -> Op:
+        """Send over the gateway; by REST under the same nonce if that breaks off."""
+        op = self.history.invoke("send", channel_id=channel_id, words=words, nonce=words)
+        op.attempts += 1
+        socket = self._socket
+        answer: Json = None
+        if socket is not None and self.is_ready.is_set():
+            waiting = self._sent[words] = asyncio.get_running_loop().create_future()
+            body = {"channel_id": channel_id, "content": words, "nonce": words}
+            with suppress(aiohttp.ClientError, OSError, TimeoutError):
+                async with asyncio.timeout(_SENT_S):
+                    await socket.send_bytes(msgspec.json.encode({"op": Opcode.SEND, "d": body}))
+                    answer = await waiting
+            del self._sent[words]
+        if answer is not None and "message" in answer:
+            self.history.end(op, "ok", status=201, result=answer["message"])
+        else:
+            await self.account.settle(self.history, op)
+        return op
+
+    # One connection.
+
+    async def _listen(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._last_heard = self._beaten = time.monotonic()
+        self._plan()
+        while True:
+            await self._beat(socket)
+            if not self.is_calm and time.monotonic() > self._next_turn:
+                if await self._misbehave():
+                    return
+                self._plan()
+            try:
+                message = await socket.receive(timeout=0.5)
+            except TimeoutError:
+                continue
+            if message.type not in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}:
+                return
+            self._last_heard = time.monotonic()
+            await self._take(socket, _frame(message.data))
+
+    async def _take(self, socket: aiohttp.ClientWebSocketResponse, frame: Frame) -> None:
+        match frame.op:
+            case Opcode.DISPATCH:
+                self._hear(socket, frame)
+            case Opcode.HELLO:
+                await self._greet(socket)
+            case Opcode.INVALID_SESSION:
+                self._turn("invalid", seq=self._seq)
+                self._session_id, self._seq = "", 0
+                await self._greet(socket)
+            case Opcode.SENT:
+                answer = msgspec.json.decode(frame.d)
+                waiting = self._sent.get(answer["nonce"])
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(answer)
+
+    async def _greet(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        d: dict[str, Json] = {"token": self.account.token}
+        if self._session_id and self._seq:
+            op, d["session_id"], d["seq"] = Opcode.RESUME, self._session_id, self._seq
+            self._turn("resume", seq=self._seq)
+        else:
+            op, d["intents"], d["properties"] = Opcode.IDENTIFY, 53608447, {}
+            self._turn("identify")
+        await socket.send_bytes(msgspec.json.encode({"op": op, "d": d}))
+
+    def _hear(self, socket: aiohttp.ClientWebSocketResponse, frame: Frame) -> None:
+        kind, s = frame.t or "", frame.s or 0
+        d = msgspec.Raw(bytes(frame.d))
+        self.history.note(Heard(time.monotonic(), self._sockets, kind, s, d))
+        self.frames += 1
+        self._seq = s
+        if kind == "MESSAGE_CREATE":
+            words = _named(d).content.rstrip()
+            self._heard.add(words)
+            if (event := self._awaited.get(words)) is not None:
+                event.set()
+        elif kind == "READY":
+            self._session_id = _named(d).session_id
+        if s and not self.is_ready.is_set():
+            self._socket = socket
+            self.is_ready.set()
+
+    async def _beat(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        now = time.monotonic()
+        if now - self._last_heard > _DEAD_S:
+            raise TimeoutError
+        if now - self._beaten > _BEAT_S:
+            self._beaten = now
+            beat = {"op": Opcode.HEARTBEAT, "d": self._seq or None}
+            await socket.send_bytes(msgspec.json.encode(beat))
+
+    def _break_off(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """As one whose network is gone: no closing handshake."""
+        self._socket = None
+        self.is_ready.clear()
+        for waiting in self._sent.values():
+            if not waiting.done():
+                waiting.set_result(None)
+        connection = socket._response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()
+
+    # How it behaves.
+
+    def _away(self) -> float:
+        return self._habits.away
+
+    def _plan(self) -> None:
+        habits = self._habits
+        paces = [pace for pace in (habits.drops, habits.stalls, habits.logs_out) if pace]
+        wait = self._chance.expovariate(sum(1 / pace for pace in paces)) if paces else 1e9
+        self._next_turn = time.monotonic() + wait
+
+    async def _misbehave(self) -> bool:
+        """Stall, or else end the connection: True."""
+        habits = self._habits
+        choices = {"stall": habits.stalls, "drop": habits.drops, "logout": habits.logs_out}
+        likely = {what: 1 / pace for what, pace in choices.items() if pace}
+        what = self._chance.choices(list(likely), list(likely.values()))[0]
+        self._turn(what, seq=self._seq)
+        if what == "stall":
+            await asyncio.sleep(self._chance.random() * habits.away * 3)
+            # It was us who were silent.
+            self._last_heard = time.monotonic()
+            return False
+        if what == "logout":
+            op = self.history.invoke("logout", session_id=self.account.session_id)
+            await self.account.once(self.history, op, "POST", "/auth/logout", None)
+            # The server must end this connection.
+            return False
+        return True
+
+    async def _sign_in_anew(self) -> None:
+        self._turn("signed_out", seq=self._seq)
+        self._session_id, self._seq = "", 0
+        await self.account.sign_in()
+
+    def _turn(self, what: str, *, seq: int = 0, code: int = 0) -> None:
+        self.history.note(Turn(time.monotonic(), self._sockets, what, seq, code))
