@@ -138,10 +138,6 @@ class NonceMismatch(AppError):
     )
 
 
-class MissingAccess(AppError):
-    status, code, message = 403, 50001, "Missing Access"
-
-
 class WrongChannelType(AppError):
     status, code, message = 400, 50024, "Cannot execute action on this channel type"
 
@@ -214,3 +210,7 @@ class LastAdministrator(AppError):
 
 class UnsupportedEncoding(AppError):
     status, code, message = 415, 90011, "Bodies are taken as they are, without a content encoding"
+
+
+class TooManyDirectMessages(AppError):
+    status, code, message = 400, 90012, "Maximum number of direct messages reached"

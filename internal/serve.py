@@ -20,6 +20,7 @@ from internal.db.cluster import EmbeddedError
 from internal.db.embedded import EmbeddedPostgres, embedded_postgres
 from internal.db.migrate import MigrationError, migrate
 from internal.db.postgres import AWAY, UnsafeDatabase
+from internal.middleware.connections import Limits
 from internal.middleware.runner import Runner
 from internal.monitoring.logger import configure
 from internal.utils.background import Background
@@ -28,9 +29,6 @@ from internal.utils.json import encode
 _log = structlog.get_logger(__name__)
 # Connections that wait to be accepted; a reconnect storm is a burst.
 _LISTEN: Final = 4096
-# A connection on which no request is complete for so long is closed: it costs memory, and somebody
-# may hold thousands. Longer than proxies keep theirs (60 s), so that they are the ones to close.
-_IDLE_S: Final = 75.0
 
 
 class CannotServe(Exception):
@@ -108,7 +106,9 @@ async def _run(config: Config, stop: _Stop, stack: AsyncExitStack) -> None:
         _listen(app.metrics_web, config.metrics_host, config.metrics_port, "METRICS_PORT")
     )
     # Entered last, left first: sockets are sent away before anything they need is closed.
-    port = await stack.enter_async_context(_listen(app.web, config.host, config.port, "PORT"))
+    port = await stack.enter_async_context(
+        _listen(app.web, config.host, config.port, "PORT", _limits(config))
+    )
     app.address.config = bound_to(config, port)
     _write_served(config, Served(os.getpid(), config.host, port, metrics_port), stack)
     stop.serving()
@@ -149,9 +149,11 @@ async def _database(config: Config, stack: AsyncExitStack, background: Backgroun
 
 
 @asynccontextmanager
-async def _listen(app: web.Application, host: str, port: int, name: str) -> AsyncIterator[int]:
+async def _listen(
+    app: web.Application, host: str, port: int, name: str, limits: Limits | None = None
+) -> AsyncIterator[int]:
     """Serve an application for the length of a block; the port that it got."""
-    runner = Runner(app, access_log=None, handle_signals=False, keepalive_timeout=_IDLE_S)
+    runner = Runner(app, limits=limits)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, backlog=_LISTEN)
@@ -165,6 +167,16 @@ async def _listen(app: web.Application, host: str, port: int, name: str) -> Asyn
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        max_body_size=config.max_body_size,
+        connections=config.http_max_connections,
+        per_address=config.http_connections_per_address,
+        trusted_proxies=config.trusted_proxies,
+        shutdown_s=config.shutdown_timeout.total_seconds(),
+    )
 
 
 def _write_served(config: Config, served: Served, stack: AsyncExitStack) -> None:

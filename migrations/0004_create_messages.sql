@@ -10,12 +10,30 @@ CREATE TABLE messages (
     flags      integer  NOT NULL DEFAULT 0,
     content    text     NOT NULL,
     edited_at  timestamptz,
+    -- What the sender called it, as JSON (a string or a number), to be told again by an edit.
+    nonce      text,
     CONSTRAINT messages_pkey PRIMARY KEY (channel_id, id),
-    CONSTRAINT messages_channel_fkey
-        FOREIGN KEY (channel_id) REFERENCES channels (id) ON DELETE CASCADE,
+    -- No reference to channels: deleting one with millions of messages would take minutes, with
+    -- its guild locked. Its messages are purged afterwards.
     CONSTRAINT messages_author_fkey FOREIGN KEY (author_id) REFERENCES users (id)
 );
 CREATE INDEX messages_author_idx ON messages (author_id, id);
+
+-- Channels that are gone, whose messages are still to be deleted. Written by the transaction that
+-- deletes the channel.
+CREATE TABLE purges (
+    channel_id bigint NOT NULL,
+    CONSTRAINT purges_pkey PRIMARY KEY (channel_id)
+);
+
+-- The last send of each member where slow mode is on. Deleting the message does not undo it.
+CREATE TABLE slowmode_marks (
+    channel_id bigint NOT NULL,
+    author_id  bigint NOT NULL,
+    -- The time of the send is in it.
+    message_id bigint NOT NULL,
+    CONSTRAINT slowmode_marks_pkey PRIMARY KEY (channel_id, author_id)
+);
 
 -- No reference to messages: the key outlives a deleted message, so that a late retry of its send
 -- does not send it again.
@@ -26,6 +44,8 @@ CREATE TABLE message_nonces (
     message_id bigint      NOT NULL,
     -- SHA-256 of the body: the same nonce with another body is refused.
     body_hash  bytea       NOT NULL,
+    -- How the author looked then, as JSON: the first answer is given again. Content is not kept.
+    author     bytea       NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT message_nonces_pkey PRIMARY KEY (author_id, nonce),
     CONSTRAINT message_nonces_author_fkey

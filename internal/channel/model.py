@@ -13,14 +13,18 @@ from internal.utils.snowflake import Snowflake
 from internal.utils.validator import NO_NUL, ONE_LINE
 
 MAX_CHANNELS_OF_GUILD: Final = 500
-# So many people, at most, hear by a direct message that somebody looks different.
-MAX_TOLD_OF_CHANGE: Final = 1000
+MAX_SLOWMODE_S: Final = 6 * 3600
+# READY tells all direct messages of an account, so that what comes after it is about known ones:
+# there can't be more than these.
+MAX_DIRECT_MESSAGES: Final = 1000
+# Of these, so many are left for those that one opens oneself: strangers can't use them up.
+OWN_DIRECT_MESSAGES: Final = 100
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=ONE_LINE)]
 Topic = Annotated[str, msgspec.Meta(max_length=1024, pattern=NO_NUL)]
 Position = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-# Seconds between two messages of one member: six hours at most.
-Slowmode = Annotated[int, msgspec.Meta(ge=0, le=21_600)]
+# Seconds between two messages of one member.
+Slowmode = Annotated[int, msgspec.Meta(ge=0, le=MAX_SLOWMODE_S)]
 
 
 class ChannelType(IntEnum):
@@ -69,12 +73,16 @@ class DirectMessagePage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DirectMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A channel between two people, as one of them sees it: the other is the recipient."""
+    """A channel between two people, as one of them sees it: the other is the recipient.
+
+    `last_message_id` is absent from CHANNEL_UPDATE, which is about the recipient alone: the two
+    may be sending while that one changes, so an id in it could be older than what was told.
+    """
 
     id: Snowflake
     type: int = ChannelType.DIRECT_MESSAGE
     recipients: tuple[User, ...]
-    last_message_id: Snowflake | None = None
+    last_message_id: Snowflake | msgspec.UnsetType | None = None
     flags: int = 0
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import asyncpg
+import msgspec
 
 from internal.channel.model import ChannelAccess, DirectMessage
 from internal.db.postgres import Conn
@@ -15,30 +16,30 @@ from internal.utils.snowflake import Snowflake
 Pair = tuple[Snowflake, Snowflake]
 
 
-async def hold(conn: Conn, channel_ids: Sequence[Snowflake]) -> None:
-    """Keep the structure of the channels' guilds as it is until the commit.
+async def try_hold(conn: Conn, pairs: Sequence[Pair]) -> set[Snowflake]:
+    """Keep the structure of the channels' guilds as it is until the commit, where that is free.
 
-    Many may hold it at once. Taken in ascending order, so that two who hold several do not wait
-    for each other.
+    Many may hold it at once. Nobody is waited for, and of guilds that the user of a pair is not
+    in nothing is taken. Gives the guilds that are held.
     """
-    await conn.execute(
+    rows = await conn.fetch(
         """
-        SELECT pg_advisory_xact_lock_shared(g.id)
+        SELECT g.id, pg_try_advisory_xact_lock_shared(g.id) AS is_held
           FROM (
-               SELECT DISTINCT guild_id AS id
-                 FROM channels
-                WHERE id = ANY($1::bigint[]) AND guild_id IS NOT NULL
-                ORDER BY guild_id
+               SELECT DISTINCT c.guild_id AS id
+                 FROM unnest($1::bigint[], $2::bigint[]) AS a (user_id, channel_id)
+                 JOIN channels AS c ON c.id = a.channel_id
+                 JOIN members AS m ON m.guild_id = c.guild_id AND m.user_id = a.user_id
                ) AS g
         """,
-        channel_ids,
+        [user_id for user_id, _ in pairs],
+        [channel_id for _, channel_id in pairs],
     )
+    return {Snowflake(row["id"]) for row in rows if row["is_held"]}
 
 
-async def access_of(
-    conn: Conn, user_ids: Sequence[Snowflake], channel_ids: Sequence[Snowflake]
-) -> dict[Pair, ChannelAccess]:
-    """What each user may do in the channel at the same place; nothing for strangers."""
+async def access_of(conn: Conn, pairs: Sequence[Pair]) -> dict[Pair, ChannelAccess]:
+    """What each user may do in the channel of the pair; nothing for strangers."""
     rows = await conn.fetch(
         """
         SELECT a.user_id, u.username, u.global_name,
@@ -52,8 +53,8 @@ async def access_of(
           LEFT JOIN roles AS r ON r.id = c.guild_id
          WHERE m.user_id IS NOT NULL OR a.user_id IN (c.dm_low_id, c.dm_high_id)
         """,
-        user_ids,
-        channel_ids,
+        [user_id for user_id, _ in pairs],
+        [channel_id for _, channel_id in pairs],
     )
     return {(row["user_id"], row["channel_id"]): _access(row) for row in rows}
 
@@ -139,26 +140,24 @@ async def update(conn: Conn, channel: GuildChannel) -> None:
 
 
 async def delete(conn: Conn, channel_id: Snowflake) -> None:
-    """Delete a channel and, by the foreign key, its messages."""
+    """Delete a channel. Its messages, which may be millions, are queued to be purged."""
+    await conn.execute("INSERT INTO purges (channel_id) VALUES ($1)", channel_id)
     await conn.execute("DELETE FROM channels WHERE id = $1", channel_id)
 
 
 async def insert_direct_message(
     conn: Conn, channel_id: Snowflake, one: Snowflake, other: Snowflake
-) -> bool:
-    """Make the channel of a pair; False if the pair has one. A pair never gets two."""
-    made = await conn.fetchval(
+) -> None:
+    """Make the channel of a pair that has none. Needs `lock_users` of both."""
+    await conn.execute(
         """
         INSERT INTO channels (id, type, dm_low_id, dm_high_id)
         VALUES ($1, 1, least($2::bigint, $3::bigint), greatest($2::bigint, $3::bigint))
-        ON CONFLICT (dm_low_id, dm_high_id) DO NOTHING
-        RETURNING id
         """,
         channel_id,
         one,
         other,
     )
-    return made is not None
 
 
 async def find_direct_message(
@@ -218,38 +217,58 @@ async def direct_messages_before(
 async def direct_messages_seen_by_others(
     conn: Conn, user_id: Snowflake, limit: int
 ) -> list[tuple[Snowflake, DirectMessage]]:
-    """List the newest direct messages of an account as the other of each sees them, and who."""
+    """List the newest direct messages of an account as the other of each sees them, and who.
+
+    Without the last message: nothing keeps others from sending one meanwhile.
+    """
     rows = await conn.fetch(
         """
-        SELECT c.id, c.other_id, u.id AS user_id, u.username, u.global_name,
-               l.id AS last_message_id
+        SELECT c.id, c.other_id, u.id AS user_id, u.username, u.global_name
           FROM (
                SELECT id, dm_high_id AS other_id FROM channels WHERE dm_low_id = $1
                UNION ALL
                SELECT id, dm_low_id AS other_id FROM channels WHERE dm_high_id = $1
                ) AS c
           JOIN users AS u ON u.id = $1
-          LEFT JOIN LATERAL (
-               SELECT m.id FROM messages AS m
-                WHERE m.channel_id = c.id
-                ORDER BY m.id DESC
-                LIMIT 1
-               ) AS l ON true
          ORDER BY c.id DESC
          LIMIT $2
         """,
         user_id,
         limit,
     )
-    return [(Snowflake(row["other_id"]), _direct_message(row)) for row in rows]
+    return [
+        (
+            Snowflake(row["other_id"]),
+            DirectMessage(
+                id=Snowflake(row["id"]), recipients=(_user(row),), last_message_id=msgspec.UNSET
+            ),
+        )
+        for row in rows
+    ]
 
 
-async def hold_users(conn: Conn, user_ids: Sequence[Snowflake]) -> bool:
-    """Keep accounts from changing until the commit; False unless all of them are there."""
+async def lock_users(conn: Conn, user_ids: Sequence[Snowflake]) -> bool:
+    """Keep accounts from changing, and from opening direct messages, until the commit.
+
+    False unless all of them are there.
+    """
     rows = await conn.fetch(
-        "SELECT id FROM users WHERE id = ANY($1::bigint[]) ORDER BY id FOR SHARE", user_ids
+        "SELECT id FROM users WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE",
+        user_ids,
     )
     return len(rows) == len(user_ids)
+
+
+async def count_direct_messages(conn: Conn, user_id: Snowflake) -> int:
+    """How many direct messages an account has. Sure until the commit only under `lock_users`."""
+    count: int = await conn.fetchval(
+        """
+        SELECT (SELECT count(*) FROM channels WHERE dm_low_id = $1)
+             + (SELECT count(*) FROM channels WHERE dm_high_id = $1)
+        """,
+        user_id,
+    )
+    return count
 
 
 def _id(number: int | None) -> Snowflake | None:

@@ -128,6 +128,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Size(16 * KiB, 64 * MiB),
         Meta(description="The longest body of a request that is not an upload."),
     ] = MiB
+    http_max_connections: Annotated[
+        int,
+        Whole(1, 1_000_000),
+        Meta(description="The most HTTP connections at once; gateway sockets are not among them."),
+    ] = 10_000
+    http_connections_per_address: Annotated[
+        int,
+        Whole(1, 1_000_000),
+        Meta(
+            description="The most HTTP connections of one address (of one /64 with IPv6) at once."
+            " `TRUSTED_PROXIES` may have any number."
+        ),
+    ] = 500
     rate_limit_scale: Annotated[
         float,
         Number(0.01, 1_000_000),

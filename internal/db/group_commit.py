@@ -3,7 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import structlog
 
@@ -12,17 +13,34 @@ from internal.errors import AppError, Unavailable
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# So many batches, at most, are put aside for one key.
+_MAX_LATE_BATCHES: Final = 8
+
 _log = structlog.get_logger(__name__)
+
+
+class Postponed:
+    """Said of an item that would hold up its batch: it is committed late, with others of `key`."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+
+
+_Commit: TypeAlias = Callable[[Sequence[Item]], Awaitable[Sequence[Result | AppError | Postponed]]]
 
 
 class _Waiting(Generic[Item, Result]):
     """An item on its way, and where its result is awaited."""
 
-    __slots__ = ("item", "outcome")
+    __slots__ = ("is_late", "item", "outcome")
 
     def __init__(self, item: Item, outcome: asyncio.Future[Result]) -> None:
         self.item = item
         self.outcome = outcome
+        # Put aside: it waits in another lane.
+        self.is_late = False
 
 
 class _Lane(Generic[Item, Result]):
@@ -37,29 +55,42 @@ class GroupCommit(Generic[Item, Result]):
     """Collects items while a batch is being committed; these are the next batch.
 
     Items of one lane keep their order. Lanes are committed beside one another, so that what
-    holds up one of them does not hold up all.
+    holds up one of them does not hold up all. An item that can't be committed now is put aside
+    (`Postponed`) into a lane of its key, so that it holds up nobody else; as long as that lane is
+    there (`is_late`), the later items of the key belong behind it.
     """
 
     def __init__(
         self,
-        commit: Callable[[Sequence[Item]], Awaitable[Sequence[Result | AppError]]],
+        commit: _Commit[Item, Result],
         *,
+        commit_late: Callable[[int, Sequence[Item]], Awaitable[Sequence[Result | AppError]]],
         lanes: int,
         max_batch: int,
         max_waiting: int,
         timeout_s: float,
     ) -> None:
-        """`commit` gives one result, or the error, for each item; what it raises is of all."""
+        """`commit` gives one result, or the error, for each item; what it raises is of all.
+
+        `commit_late` gets the key and the items that were put aside for it, and may wait.
+        """
         self._commit = commit
+        self._commit_late = commit_late
         self._lanes: list[_Lane[Item, Result]] = [_Lane() for _ in range(lanes)]
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
+        self._late: dict[int, _Lane[Item, Result]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
         self._count = 0
 
     def waiting(self) -> int:
         """How many items are queued, for the metrics."""
         return self._count
+
+    def is_late(self, key: int) -> bool:
+        """Whether items of this key are put aside, or are just being committed."""
+        return key in self._late
 
     async def submit(self, key: int, item: Item) -> Result:
         """Commit an item with others, after all earlier ones with the same `key`.
@@ -83,12 +114,13 @@ class GroupCommit(Generic[Item, Result]):
     async def run(self) -> None:
         """Commit until cancelled; whoever still waits then is told to try again."""
         try:
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as self._tasks:
                 for lane in self._lanes:
-                    group.create_task(self._run_lane(lane))
+                    self._tasks.create_task(self._run_lane(lane))
         finally:
-            for lane in self._lanes:
+            for lane in (*self._lanes, *self._late.values()):
                 _tell_all(self._take(lane, len(lane.waiting)), Unavailable(retry_after=1))
+            self._late.clear()
 
     async def _run_lane(self, lane: _Lane[Item, Result]) -> None:
         while True:
@@ -97,7 +129,30 @@ class GroupCommit(Generic[Item, Result]):
             if not lane.waiting:
                 lane.filled.clear()
             if batch:
-                await self._commit_batch(batch)
+                await self._commit_batch(batch, self._commit)
+
+    async def _run_late(self, key: int, lane: _Lane[Item, Result]) -> None:
+        """Commit what was put aside, until nothing of it is left."""
+        while batch := self._take(lane, self._max_batch):
+            for one in batch:
+                one.is_late = False
+            await self._commit_batch(batch, partial(self._commit_late, key))
+        del self._late[key]
+
+    def _postpone(self, key: int, one: _Waiting[Item, Result]) -> None:
+        lane = self._late.get(key)
+        if lane is None:
+            if self._tasks is None:
+                raise RuntimeError("items are put aside only while the group runs")
+            lane = self._late[key] = _Lane()
+            self._tasks.create_task(self._run_late(key, lane))
+        if len(lane.waiting) >= _MAX_LATE_BATCHES * self._max_batch:
+            # One key must not take the places of all.
+            _tell(one, Unavailable(retry_after=1))
+            return
+        one.is_late = True
+        lane.waiting.append(one)
+        self._count += 1
 
     def _take(self, lane: _Lane[Item, Result], at_most: int) -> list[_Waiting[Item, Result]]:
         """Take the oldest items that are still waited for."""
@@ -109,18 +164,22 @@ class GroupCommit(Generic[Item, Result]):
                 taken.append(one)
         return taken
 
-    async def _commit_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+    async def _commit_batch(
+        self, batch: list[_Waiting[Item, Result]], commit: _Commit[Item, Result]
+    ) -> None:
         try:
-            await self._try_batch(batch)
+            await self._try_batch(batch, commit)
         except Unavailable as fault:
             _tell_all(batch, fault)
         finally:
             # Cancelled in between: whether it was committed is unknown.
-            _tell_all(batch, Unavailable(retry_after=1))
+            _tell_all([one for one in batch if not one.is_late], Unavailable(retry_after=1))
 
-    async def _try_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+    async def _try_batch(
+        self, batch: list[_Waiting[Item, Result]], commit: _Commit[Item, Result]
+    ) -> None:
         try:
-            results = await self._commit([one.item for one in batch])
+            results = await commit([one.item for one in batch])
         except Unavailable:
             raise
         except Exception as fault:  # noqa: BLE001  # it is raised to whoever waits
@@ -130,10 +189,13 @@ class GroupCommit(Generic[Item, Result]):
             # One of them spoiled it for all: alone, it spoils only itself.
             _log.warning("group_commit_split", items=len(batch), fault=repr(fault))
             for one in batch:
-                await self._commit_batch([one])
+                await self._commit_batch([one], commit)
         else:
             for one, result in zip(batch, results, strict=True):
-                _tell(one, result)
+                if isinstance(result, Postponed):
+                    self._postpone(result.key, one)
+                else:
+                    _tell(one, result)
 
 
 def _tell(one: _Waiting[Item, Result], result: Result | Exception) -> None:

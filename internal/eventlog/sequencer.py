@@ -46,6 +46,7 @@ class Sequencer:
         self._kicked = asyncio.Event()
         # When the log was last seen to be drained and followed to its head.
         self._well_at = 0.0
+        self._look_at = 0.0
 
     def complaint(self) -> str | None:
         """Why events do not arrive, for /ready; None when all is well."""
@@ -94,18 +95,25 @@ class Sequencer:
                 await self._rest()
 
     async def _step(self, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
-        """Drain until nothing is left, and read what others have drained."""
+        """Drain what is there, and now and then look for what others have drained.
+
+        What is committed meanwhile kicks again, so a batch that was not full is the last. To look
+        after each would double what a busy server asks of the database.
+        """
         while entries := await repository.drain(conn, _BATCH):
             if not self._tailer.offer(entries):
                 await self._tailer.catch_up(conn, entries[-1].pos)
-            if len(entries) < _BATCH and self._kicked.is_set():
-                self._well_at = asyncio.get_running_loop().time()
-                return
+            if len(entries) < _BATCH:
+                break
+        now = asyncio.get_running_loop().time()
+        if entries and now < self._look_at:
+            return
         backlog = await repository.backlog(conn)
         await self._tailer.catch_up(conn, backlog.head)
         self._observe(backlog)
+        self._look_at = now + _POLL_S
         if backlog.oldest_s is None or backlog.oldest_s < _LATE_S:
-            self._well_at = asyncio.get_running_loop().time()
+            self._well_at = now
 
     async def _rest(self) -> None:
         try:

@@ -22,23 +22,20 @@ from internal.utils.json import Timestamp
 from internal.utils.snowflake import Snowflake
 
 
-async def lock(conn: Conn, guild_id: Snowflake) -> None:
-    """Wait for one's turn to change the structure of a guild; held until the commit."""
-    await conn.execute("SELECT pg_advisory_xact_lock($1)", guild_id)
+async def try_hold(conn: Conn, guild_ids: Sequence[Snowflake]) -> list[Snowflake]:
+    """Keep the structure of guilds as it is until the commit; those where that is not free.
 
-
-async def hold(conn: Conn, guild_ids: Sequence[Snowflake]) -> None:
-    """Keep the structure of guilds as it is until the commit; many may hold it at once.
-
-    Taken in ascending order, so that two who hold several do not wait for each other.
+    Many may hold it at once. Nobody is waited for.
     """
-    await conn.execute(
+    rows = await conn.fetch(
         """
-        SELECT pg_advisory_xact_lock_shared(g.id)
-          FROM (SELECT DISTINCT unnest($1::bigint[]) AS id ORDER BY id) AS g
+        SELECT g.id
+          FROM (SELECT unnest($1::bigint[]) AS id ORDER BY id) AS g
+         WHERE NOT pg_try_advisory_xact_lock_shared(g.id)
         """,
         guild_ids,
     )
+    return [Snowflake(row["id"]) for row in rows]
 
 
 async def lock_user(conn: Conn, user_id: Snowflake) -> bool:
@@ -402,7 +399,17 @@ async def update(conn: Conn, guild: GuildRow) -> None:
 
 
 async def delete(conn: Conn, guild_id: Snowflake) -> None:
-    """Delete a guild and, by the foreign keys, all that is in it."""
+    """Delete a guild and, by the foreign keys, all that is in it.
+
+    But the messages, which may be millions: their channels are queued to be purged.
+    """
+    await conn.execute(
+        """
+        INSERT INTO purges (channel_id)
+        SELECT id FROM channels WHERE guild_id = $1
+        """,
+        guild_id,
+    )
     await conn.execute("DELETE FROM guilds WHERE id = $1", guild_id)
 
 

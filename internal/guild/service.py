@@ -1,15 +1,19 @@
 """The rules of guilds: who makes, sees, changes, joins and leaves them."""
 
-from typing import TypedDict
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, TypedDict
 
 import msgspec
 
+from internal.db.locks import LockBusy, Locks, lock
 from internal.db.postgres import Conn, Database, Transaction
 from internal.errors import (
     MissingPermissions,
     OwnerCannotLeave,
     TooManyGuilds,
     TooManyMembers,
+    Unavailable,
     UnknownGuild,
     UnknownMember,
 )
@@ -43,6 +47,9 @@ from internal.guild.model import (
 from internal.permission.model import EVERYONE_DEFAULT, NOTHING, Permission
 from internal.utils.snowflake import NewId, Snowflake
 
+# So many connections, at most, wait for guilds that are being changed.
+_WAITING_CONNECTIONS: Final = 3
+
 
 class _Common(TypedDict):
     """What all views of a guild are made from."""
@@ -60,6 +67,8 @@ class GuildService:
     def __init__(self, db: Database, new_id: NewId) -> None:
         self._db = db
         self._new_id = new_id
+        # The lock of a guild is the advisory one that has its id.
+        self.locks = Locks(db, connections=_WAITING_CONNECTIONS)
 
     async def access(
         self,
@@ -67,24 +76,31 @@ class GuildService:
         actor: Snowflake,
         guild_id: Snowflake,
         needs: Permission = NOTHING,
-        *,
-        lock: bool = False,
     ) -> GuildAccess:
-        """The only door to a guild. Strangers are told that there is none.
-
-        With `lock` nobody else changes the structure of the guild (itself, its members, roles
-        and channels) or sends to it until this transaction ends.
-        """
+        """The only door to a guild. Strangers are told that there is none."""
         found = await repository.find_access(conn, guild_id, actor)
-        if found is not None and lock:
-            # Only members get to wait for the lock, and what they may do is read under it.
-            await repository.lock(conn, guild_id)
-            found = await repository.find_access(conn, guild_id, actor)
         if found is None:
             raise UnknownGuild
         if not found.may(needs):
             raise MissingPermissions
         return found
+
+    def change(
+        self, actor: Snowflake, guild_id: Snowflake, needs: Permission = NOTHING
+    ) -> AbstractAsyncContextManager[tuple[Transaction, GuildAccess]]:
+        """A transaction that may change the structure of a guild, and the access to it.
+
+        Nobody else changes the structure (the guild itself, its members, roles and channels) or
+        sends to the guild until it ends.
+        """
+
+        async def attempt(conn: Conn, wait_for: int | None) -> GuildAccess:
+            # Only who has access gets to wait for the lock, and it is read again under it.
+            await self.access(conn, actor, guild_id, needs)
+            await lock(conn, guild_id, wait_for=wait_for)
+            return await self.access(conn, actor, guild_id, needs)
+
+        return self.locks.transaction(attempt)
 
     async def create(self, actor: Snowflake, wish: CreateGuild) -> GuildDetails:
         async with self._db.transaction() as tx:
@@ -170,8 +186,7 @@ class GuildService:
     async def update(
         self, actor: Snowflake, guild_id: Snowflake, wish: UpdateGuild
     ) -> GuildDetails:
-        async with self._db.transaction() as tx:
-            access = await self.access(tx.conn, actor, guild_id, Permission.MANAGE_GUILD, lock=True)
+        async with self.change(actor, guild_id, Permission.MANAGE_GUILD) as (tx, access):
             await self._check_new_owner(tx.conn, access, wish)
             changed = _changed(access.guild, wish)
             roles = (await repository.roles_of(tx.conn, [guild_id]))[guild_id]
@@ -183,8 +198,7 @@ class GuildService:
         )
 
     async def delete(self, actor: Snowflake, guild_id: Snowflake) -> None:
-        async with self._db.transaction() as tx:
-            access = await self.access(tx.conn, actor, guild_id, lock=True)
+        async with self.change(actor, guild_id) as (tx, access):
             if not access.is_owner:
                 raise MissingPermissions
             users = await repository.member_ids_of(tx.conn, guild_id)
@@ -194,16 +208,19 @@ class GuildService:
 
     async def join(self, actor: Snowflake, guild_id: Snowflake) -> GuildDetails:
         """Join a discoverable guild. Joining twice changes nothing and tells nobody."""
-        async with self._db.transaction() as tx:
-            guild = await repository.find(tx.conn, guild_id)
-            if guild is None:
-                raise UnknownGuild
-            if guild.discoverable:
+
+        async def attempt(conn: Conn, wait_for: int | None) -> GuildRow | None:
+            guild = await repository.find(conn, guild_id)
+            if guild is None or not guild.discoverable:
                 # Others can't make the members of a private guild wait.
-                await repository.lock(tx.conn, guild_id)
-                guild = await repository.find(tx.conn, guild_id)
-            if await repository.find_member(tx.conn, guild_id, actor) is not None:
-                return _details((await self._states(tx.conn, actor, guild_id))[0])
+                return guild
+            await lock(conn, guild_id, wait_for=wait_for)
+            return await repository.find(conn, guild_id)
+
+        async with self.locks.transaction(attempt) as (tx, guild):
+            # Of a private guild one may have left between two of these statements.
+            if states := await self._states(tx.conn, actor, guild_id):
+                return _details(states[0])
             if guild is None or not guild.discoverable:
                 raise UnknownGuild
             if guild.member_count >= MAX_MEMBERS:
@@ -218,20 +235,27 @@ class GuildService:
             return _details(state)
 
     async def leave(self, actor: Snowflake, guild_id: Snowflake) -> None:
-        async with self._db.transaction() as tx:
-            access = await self.access(tx.conn, actor, guild_id, lock=True)
+        async with self.change(actor, guild_id) as (tx, access):
             if access.is_owner:
                 raise OwnerCannotLeave
             await repository.delete_member(tx.conn, guild_id, actor)
             tx.emit(GuildDeleted(guild_id=guild_id, users=(actor,)))
             tx.emit(MemberLeft(guild_id=guild_id, user=access.member.user))
 
-    async def hold_guilds_of(self, tx: Transaction, user_id: Snowflake) -> None:
-        """Keep the structure of an account's guilds as it is until the transaction ends.
+    @asynccontextmanager
+    async def hold_guilds_of(self, user_id: Snowflake) -> AsyncIterator[Transaction]:
+        """A transaction in which the structure of an account's guilds stays as it is.
 
-        Call it before locking the account: guilds come first in the lock order.
+        Guilds come before users in the lock order: lock the account after it.
         """
-        await repository.hold(tx.conn, await repository.guild_ids_of(tx.conn, user_id))
+
+        async def attempt(conn: Conn, wait_for: int | None) -> None:
+            if wait_for is not None:
+                await lock(conn, wait_for, shared=True, wait_for=wait_for)
+            await _hold(conn, user_id)
+
+        async with self.locks.transaction(attempt) as (tx, _):
+            yield tx
 
     async def announce_member(self, tx: Transaction, user_id: Snowflake) -> None:
         """Tell the guilds of an account that it looks different. Call it after the change.
@@ -239,7 +263,11 @@ class GuildService:
         The guilds are held, so that nobody who joins meanwhile is told the old looks last. Those
         of before are held already (`hold_guilds_of`); this adds what was joined since.
         """
-        await self.hold_guilds_of(tx, user_id)
+        try:
+            await _hold(tx.conn, user_id)
+        except LockBusy:
+            # Waiting here, with the account locked, could hold up all who write to it.
+            raise Unavailable(retry_after=1) from None
         for guild_id, member in await repository.memberships_of(tx.conn, user_id):
             tx.emit(MemberUpdated(member=_in_guild(guild_id, member)))
 
@@ -277,6 +305,13 @@ class GuildService:
             )
             for guild, joined_at in guilds
         ]
+
+
+async def _hold(conn: Conn, user_id: Snowflake) -> None:
+    """Hold the guilds of an account, without waiting; LockBusy if one of them is not free."""
+    busy = await repository.try_hold(conn, await repository.guild_ids_of(conn, user_id))
+    if busy:
+        raise LockBusy(busy[0])
 
 
 def _changed(guild: GuildRow, wish: UpdateGuild) -> GuildRow:

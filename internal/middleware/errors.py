@@ -28,6 +28,11 @@ _BY_STATUS: Final[Mapping[int, type[AppError]]] = {
     413: BodyTooLarge,
 }
 _FIRST_ERROR: Final = 400
+_TOO_SLOW: Final = 408
+
+
+class LateBody(TimeoutError):
+    """The body of the request did not come in time."""
 
 
 def errors() -> Middleware:
@@ -44,9 +49,8 @@ def errors() -> Middleware:
         except (ConnectionError, web.RequestPayloadError):
             # The body broke off or was no body: there may be nobody left to read this.
             return error_response(HttpError())
-        except TimeoutError:
-            _log.warning("timed out", method=request.method, route=route_of(request))
-            return error_response(Unavailable(retry_after=1))
+        except TimeoutError as fault:
+            return _timeout_response(request, fault)
         except Exception:  # noqa: BLE001  # The last one who can answer, and it is logged.
             _log.exception("failed", method=request.method, route=route_of(request))
             return error_response(AppError())
@@ -58,7 +62,7 @@ def error_response(fault: AppError, status: int | None = None) -> web.Response:
     """Answer with an error of the catalogue; `status` where the HTTP layer has its own."""
     body = error_body(fault)
     headers = {}
-    if isinstance(fault, SlowDown):
+    if fault.status == SlowDown.status:
         # Client libraries wait only when they find these; without `Via` some raise instead.
         body["global"] = False
         headers["Via"] = "1.1 parley"
@@ -73,6 +77,17 @@ def error_response(fault: AppError, status: int | None = None) -> web.Response:
         headers=headers,
         content_type="application/json",
     )
+
+
+def _timeout_response(request: web.Request, fault: TimeoutError) -> web.Response:
+    """Say who was too slow: the client, or the server."""
+    if isinstance(fault, LateBody):
+        response = error_response(HttpError("The body came too slowly"), _TOO_SLOW)
+        # What may still come of it would be read as the next request.
+        response.force_close()
+        return response
+    _log.warning("timed out", method=request.method, route=route_of(request))
+    return error_response(Unavailable(retry_after=1))
 
 
 def _http_response(fault: web.HTTPException) -> web.StreamResponse:

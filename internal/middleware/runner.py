@@ -1,24 +1,125 @@
 """The application on its connections; what never becomes a request is answered in JSON as well."""
 
 import asyncio
-from typing import Final
+import math
+from typing import Any, Final, cast
 
 import structlog
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import StreamReader
 from typing_extensions import override
 
-from internal.errors import AppError, HttpError
-from internal.middleware.errors import error_response
+from internal.errors import AppError, HttpError, Unavailable, error_body
+from internal.middleware.connections import Connections, Limits
+from internal.middleware.errors import LateBody, error_response
 from internal.middleware.headers import harden
+from internal.utils.json import encode
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _SERVER_FAULT: Final = 500
+_NO_ROOM_BODY: Final = encode(error_body(Unavailable()))
+_NO_ROOM: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    b"Retry-After: 5\r\nServer: parley\r\nConnection: close\r\n\r\n%b"
+) % (len(_NO_ROOM_BODY), _NO_ROOM_BODY)
 
 
 class Connection(web.RequestHandler):
-    """A connection of a client. aiohttp answers what it can't parse in plain text."""
+    """A connection of a client, which may keep the server waiting only for so long.
 
-    __slots__ = ()
+    aiohttp waits for ever for heads, bodies and readers, and answers what it can't parse in plain
+    text. tests/integration/test_slow_connections.py watches its parts that this relies on.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_body",
+        "_connections",
+        "_has_begun",
+        "_is_idle",
+        "_noted",
+        "_wire",
+        "deadline",
+        "read_by",
+    )
+
+    def __init__(self, manager: "Server", connections: Connections, **settings: Any) -> None:
+        super().__init__(manager, **settings)
+        self._connections = connections
+        self._wire: asyncio.Transport | None = None
+        # When what the client owes is due; never, while it is the server who has to act.
+        self.deadline = math.inf
+        # When an answer must have been read that waits in the transport; never, if none waits.
+        self.read_by = math.inf
+        # The body that has not come to its end.
+        self._body: StreamReader | None = None
+        # Requests that were looked at, and those of them that were answered.
+        self._noted = 0
+        self._answered = 0
+        # Between requests, without a byte of the next.
+        self._is_idle = False
+        # The next request has begun to arrive behind one that is under way.
+        self._has_begun = False
+
+    # What asyncio calls.
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        wire = cast("asyncio.Transport", transport)
+        if not self._connections.enter(self, wire.get_extra_info("peername")):
+            # aiohttp never learns of it.
+            self.force_close()
+            wire.write(_NO_ROOM)
+            wire.close()
+            return
+        self._wire = wire
+        self._expect_within(self._limits.head_s)
+        super().connection_made(transport)
+
+    @override
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Also called by the gateway, which takes the transport away: nothing is due any more."""
+        self._connections.leave(self)
+        self._wire = None
+        super().connection_lost(exc)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if data and self._is_idle:
+            self._is_idle = False
+            self._expect_within(self._limits.head_s)
+        elif data and self._body is None:
+            self._has_begun = True
+        super().data_received(data)
+        self._note()
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.read_by = self._loop.time() + self._limits.unread_s
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.read_by = math.inf
+
+    # What aiohttp calls.
+
+    @override
+    def force_close(self) -> None:
+        super().force_close()
+        # Closing waits until the client has read everything.
+        self.deadline = min(self.deadline, self._loop.time() + self._limits.head_s)
+
+    @override
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        finished = await super().finish_response(request, resp, start_time)
+        self._answered += 1
+        self._note()
+        return finished
 
     @override
     def handle_error(
@@ -30,6 +131,7 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             # An answer has begun: another can't be told from it.
+            self._expect_within(self._limits.head_s)
             raise ConnectionError("the answer broke off")
         if status >= _SERVER_FAULT:
             _log.error("connection failed", exc_info=exc)
@@ -44,26 +146,90 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    # What the sweep calls.
+
+    def expire(self, now: float) -> None:
+        """Tell a client whose body is late; cut off every other, and who does not listen."""
+        body, self._body = self._body, None
+        if body is None or body.is_eof() or self.read_by < now:
+            self._cut()
+            return
+        body.set_exception(LateBody())
+        self._expect_within(self._limits.head_s)
+
+    def _cut(self) -> None:
+        if self._wire is not None:
+            self._wire.abort()
+
+    # What is due.
+
+    @property
+    def _limits(self) -> Limits:
+        return self._connections.limits
+
+    def _expect_within(self, seconds: float) -> None:
+        self.deadline = self._loop.time() + seconds
+
+    def _note(self) -> None:
+        """See what has come, and what has been answered."""
+        if self._request_count != self._noted:
+            self._noted = self._request_count
+            # Only the newest can lack a part of its body.
+            self._expect_body(*self._messages[-1])
+        if self._body is not None and self._body.is_eof():
+            self._body = None
+            self.deadline = math.inf
+        if self.deadline == math.inf and self._answered == self._noted:
+            self._rest()
+
+    def _expect_body(self, message: object, payload: StreamReader) -> None:
+        self._has_begun = self._is_idle = False
+        self.deadline = math.inf
+        self._body = None
+        if payload.is_eof() or not isinstance(message, RawRequestMessage):
+            return
+        self._body = payload
+        limits = self._limits
+        # A longer one is refused; one whose length is not told may be as long.
+        told = int(message.headers.get("Content-Length", limits.max_body_size))
+        size = min(told, limits.max_body_size)
+        self._expect_within(limits.body_s + size / limits.body_bytes_per_s)
+
+    def _rest(self) -> None:
+        """Everything is answered: the next request may take its time, until it has begun."""
+        self._is_idle = not self._has_begun
+        self._has_begun = False
+        self._expect_within(self._limits.idle_s if self._is_idle else self._limits.head_s)
+
 
 class Server(web.Server):
     """Makes a Connection for each client."""
 
-    @override
-    def __call__(self) -> web.RequestHandler:
-        return Connection(self, loop=self._loop, **self._kwargs)
-
-
-class Runner(web.AppRunner):
-    """Runs an application on such connections."""
-
-    @override
-    async def _make_server(self) -> web.Server:
-        # aiohttp has no public way to choose the class of its connections.
-        made = await super()._make_server()
-        return Server(
+    def __init__(self, made: web.Server, limits: Limits) -> None:
+        super().__init__(
             made.request_handler,
             request_factory=made.request_factory,
             loop=asyncio.get_running_loop(),
             # Packed bodies are refused; by default they would be unpacked before that.
             **{**made._kwargs, "auto_decompress": False},  # noqa: SLF001
         )
+        self.open = Connections(limits)
+
+    @override
+    def __call__(self) -> web.RequestHandler:
+        return Connection(self, self.open, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Runs an application on such connections."""
+
+    __slots__ = ("_limits",)
+
+    def __init__(self, app: web.Application, *, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        super().__init__(app, access_log=None, shutdown_timeout=self._limits.shutdown_s)
+
+    @override
+    async def _make_server(self) -> web.Server:
+        # aiohttp has no public way to choose the class of its connections.
+        return Server(await super()._make_server(), self._limits)

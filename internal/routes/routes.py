@@ -38,6 +38,7 @@ from internal.errors import (
     InvalidCredentials,
     InvalidSetupSecret,
     InvitationRequired,
+    LastAdministrator,
     MissingPermissions,
     NonceMismatch,
     NotTheAuthor,
@@ -168,7 +169,6 @@ def _accounts(to: Handlers) -> Iterable[Route]:
         rule=CREDENTIALS,
         body=ChangePassword,
         answer=SignedIn,
-        errors=(InvalidCredentials,),
     )
     yield _row(
         "POST /auth/setup",
@@ -210,7 +210,7 @@ def _accounts(to: Handlers) -> Iterable[Route]:
         "Set an account's role on this server (administrators)",
         body=ChangeRole,
         status=204,
-        errors=(MissingPermissions, UnknownUser),
+        errors=(MissingPermissions, UnknownUser, LastAdministrator),
     )
 
 
@@ -223,7 +223,6 @@ def _users(users: UserHandler) -> Iterable[Route]:
         _v10=True,
         body=ChangeUser,
         answer=OwnUser,
-        errors=(InvalidCredentials,),
     )
     yield _row(
         "GET /users/{user_id}",

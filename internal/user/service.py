@@ -1,6 +1,7 @@
 """The rules of profiles: who sees what of an account, and how its owner changes it."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import asyncpg
@@ -30,13 +31,13 @@ class UserService:
         *,
         passwords: Passwords,
         limiter: Limiter,
-        hold: Callable[[Transaction, Snowflake], Awaitable[None]],
+        hold: Callable[[Snowflake], AbstractAsyncContextManager[Transaction]],
         announce: Callable[[Transaction, Snowflake], Awaitable[None]],
     ) -> None:
         """`announce` tells the guilds of a user that the profile changed.
 
-        `hold` is called before anything is locked or changed and takes what `announce` needs to
-        be in order with those who join these guilds meanwhile (lock order: guild before user).
+        `hold` begins the transaction and takes what `announce` needs to be in order with those
+        who join these guilds meanwhile (lock order: guild before user).
         """
         self._db = db
         self._passwords = passwords
@@ -67,8 +68,7 @@ class UserService:
         """Change one's profile. What is already so changes nothing and tells nobody."""
         proof = await self._proof(user_id, change)
         try:
-            async with self._db.transaction() as tx:
-                await self._hold(tx, user_id)
+            async with self._hold(user_id) as tx:
                 password_hash = await repository.lock(tx.conn, user_id)
                 if proof not in (None, password_hash):  # the password was changed meanwhile
                     raise wrong_password()

@@ -37,6 +37,12 @@ def network_of(address: str) -> str:
     return str(parsed) if parsed else address
 
 
+def is_among(address: str, networks: Sequence[Network]) -> bool:
+    """Whether an address is in one of the networks."""
+    parsed = _parse(address)
+    return parsed is not None and _is_in(parsed, networks)
+
+
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
     """Read an address, also with a port, brackets or a zone; IPv4 in IPv6 becomes IPv4."""
     host = text

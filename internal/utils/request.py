@@ -1,13 +1,11 @@
 """What handlers read from a request: who asks, ids, query and body."""
 
-import asyncio
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 
-from internal.errors import HttpError
 from internal.utils.actor import Actor
 from internal.utils.json import UnreadableJson, convert
 from internal.utils.snowflake import Snowflake
@@ -15,8 +13,6 @@ from internal.utils.validator import body_error, field_error
 
 T = TypeVar("T")
 
-# Whoever takes longer to send a body holds a connection for nothing.
-_BODY_S: Final = 60.0
 
 ACTOR = web.RequestKey("actor", Actor)
 # The address of the client, behind any trusted proxies.
@@ -33,11 +29,7 @@ def path_id(request: web.Request, name: str) -> Snowflake:
 
 async def read_body(request: web.Request, decode: Callable[[bytes | str], T]) -> T:
     """The body in its shape; a 400 that names the field otherwise."""
-    try:
-        async with asyncio.timeout(_BODY_S):
-            raw = await request.read()
-    except TimeoutError:
-        raise HttpError("The body took too long to arrive") from None
+    raw = await request.read()
     try:
         return decode(raw)
     except UnreadableJson as fault:

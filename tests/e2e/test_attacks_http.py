@@ -21,7 +21,6 @@ from internal.config.config import bound_to, load
 from internal.routes.catalogue import routes
 from internal.routes.openapi import describe
 from internal.user.service import UserService
-from internal.utils import request
 from tests.e2e.conftest import OpenTown
 from tests.support.gateway import Op
 from tests.support.people import Answer, Api, Person, Town
@@ -165,35 +164,6 @@ async def test_requests_in_one_packet_end_where_they_say(
     refusal = await connection.answer()
     assert (refusal.status, refusal.json()["code"]) == (400, 50035)
     assert b'"live"' in (await connection.answer()).content
-
-
-async def test_half_a_request_is_not_waited_for_for_ever(
-    wires: Wires, open_town: OpenTown, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody holds a connection with a head that never ends, or with nothing at all."""
-    assert serve._IDLE_S <= 120
-    monkeypatch.setattr(serve, "_IDLE_S", 0.2)
-    town = await open_town()
-    for begun in (b"", b"GET /live HT", b"GET /live HTTP/1.1\r\nHost: here\r\nX-A: b", NEXT):
-        connection = await wires.open(town.url, begun)
-        await connection.rest()
-
-
-async def test_half_a_body_is_not_waited_for_for_ever(
-    wires: Wires, town: Town, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert request._BODY_S <= 120
-    monkeypatch.setattr(request, "_BODY_S", 0.1)
-    for head, rest in (
-        (POST + b"Content-Length: 9\r\n\r\n{", b"        "),
-        (CHUNKED + b"\r\n9\r\n{", b"        \r\n0\r\n\r\n"),
-    ):
-        connection = await wires.open(town.url, head)
-        answer = await connection.answer()
-        assert (answer.status, answer.json()["code"]) == (400, 90003)
-        # Come at last, it is no request of its own.
-        connection.send(rest + NEXT)
-        assert b'"live"' in (await connection.answer()).content
 
 
 # Who the server is, is for its settings to say.

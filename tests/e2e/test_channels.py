@@ -1,5 +1,6 @@
 """Channels of guilds."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -172,3 +173,22 @@ async def test_slow_mode_slows_members_and_not_the_owner(
     # What was refused was not sent: its nonce is free.
     await ada.patch(f"/channels/{guild.channel_id}", {"rate_limit_per_user": 0})
     await bob.say(guild.channel_id, "two", nonce="2", enforce_nonce=True)
+
+
+async def test_deleting_ones_message_does_not_end_the_wait_of_slow_mode(
+    town: Town, ada: Person, bob: Person
+) -> None:
+    guild = await town.guild(ada, bob)
+    await ada.patch(f"/channels/{guild.channel_id}", {"rate_limit_per_user": 60})
+    sent = await bob.say(guild.channel_id, "advert")
+    await bob.delete(f"/messages/{guild.channel_id}/{sent['id']}")
+    with refused(429, 20016):
+        await bob.say(guild.channel_id, "another advert")
+    # Neither does sending all at once, in a channel where nothing was sent before.
+    body = {"guild_id": guild.id, "name": "slow", "rate_limit_per_user": 60}
+    slow = await ada.post("/channels", body)
+    outcomes = await asyncio.gather(
+        *(bob.say(slow["id"], f"advert {n}") for n in range(10)), return_exceptions=True
+    )
+    assert len([outcome for outcome in outcomes if isinstance(outcome, dict)]) == 1
+    assert [o.code for o in outcomes if isinstance(o, Refused)] == [20016] * 9

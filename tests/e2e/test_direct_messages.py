@@ -2,9 +2,11 @@
 
 import asyncio
 
+import asyncpg
 import pytest
 
 from tests.support.people import Person, Refused, Town, refused
+from tests.support.reducer import unchanged_view
 
 
 async def test_two_people_have_one_channel_whoever_opens_it(ada: Person, bob: Person) -> None:
@@ -95,3 +97,74 @@ async def test_nobody_governs_a_direct_message(ada: Person, bob: Person) -> None
         await ada.delete(f"/channels/{channel_id}")
     with refused(400, 50024):
         await ada.patch(f"/channels/{channel_id}", {"name": "ours"})
+
+
+async def acquaint(database_url: str, person: Person, count: int) -> None:
+    """Let so many strangers have opened a direct message with somebody, long ago."""
+    conn = await asyncpg.connect(database_url)
+    try:
+        await conn.execute(
+            """
+            WITH strangers AS (
+                INSERT INTO users (id, username, email, password_hash)
+                SELECT n, 'stranger' || n, n || '@example.com', '-'
+                  FROM generate_series(1, $2::integer) AS n
+                RETURNING id
+            )
+            INSERT INTO channels (id, type, dm_low_id, dm_high_id)
+            SELECT id, 1, id, $1 FROM strangers
+            """,
+            int(person.id),
+            count,
+        )
+    finally:
+        await conn.close()
+
+
+async def test_all_direct_messages_are_told_so_that_none_comes_from_nowhere(
+    ada: Person, bob: Person, eve: Person, database_url: str
+) -> None:
+    """The sync law holds with many, and the number is bounded."""
+    first = await ada.direct(bob)
+    await ada.connect()
+    await ada.fence()  # with yet another one
+    await acquaint(database_url, ada, 898)
+    async with unchanged_view(ada):
+        await bob.say(first, "do you remember me?")
+        await bob.patch("/users/@me", {"global_name": "Old friend"})
+
+    # Strangers can't use up all; what is left is one's own to open.
+    with refused(403, 50007):
+        await eve.direct(ada)
+    opened = await ada.direct(eve)
+    assert await eve.direct(ada) == opened
+    assert await bob.direct(ada) == first
+
+
+async def test_the_number_of_direct_messages_is_bounded(
+    ada: Person, bob: Person, eve: Person, database_url: str
+) -> None:
+    await acquaint(database_url, ada, 999)
+    outcomes = await asyncio.gather(ada.direct(bob), ada.direct(eve), return_exceptions=True)
+
+    assert len([outcome for outcome in outcomes if isinstance(outcome, str)]) == 1
+    refusal = next(outcome for outcome in outcomes if isinstance(outcome, Refused))
+    assert (refusal.status, refusal.code) == (400, 90012)
+    await ada.connect()
+    ready = next(frame for frame in ada.gateway.dispatches if frame.t == "READY")
+    assert len(ready.d["private_channels"]) == 1000
+
+
+async def test_a_change_of_name_does_not_tell_of_the_last_message(ada: Person, bob: Person) -> None:
+    """Whoever renames and whoever sends do not wait for each other: it could be an older one."""
+    channel_id = await ada.direct(bob)
+    await ada.say(channel_id, "hello")
+    async with unchanged_view(bob) as (his,):
+        await asyncio.gather(
+            *(bob.say(channel_id, f"line {number}") for number in range(10)),
+            ada.patch("/users/@me", {"global_name": "Countess"}),
+            *(ada.say(channel_id, f"line {number}") for number in range(10)),
+        )
+        told = await his.expect("CHANNEL_UPDATE", id=channel_id)
+        assert told["recipients"][0]["global_name"] == "Countess"
+        assert "last_message_id" not in told

@@ -324,3 +324,23 @@ async def test_one_account_is_in_two_hundred_guilds_at_most(ada: Person, bob: Pe
     with refused(400, 30001):
         await ada.post(f"/guilds/{last['id']}/join")
     assert len(await ada.get("/guilds/my")) == 200
+
+
+async def test_joining_again_while_leaving_is_answered_either_way(
+    town: Town, ada: Person, bob: Person
+) -> None:
+    guild = await town.guild(ada)
+    path = f"/guilds/{guild.id}"
+    for _ in range(25):
+        await ada.patch(path, {"discoverable": True})
+        await bob.post(f"{path}/join")
+        await ada.patch(path, {"discoverable": False})
+        outcomes = await asyncio.gather(
+            *(bob.post(f"{path}/join") for _ in range(4)),
+            bob.post(f"{path}/leave"),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                assert isinstance(outcome, Refused)
+                assert (outcome.status, outcome.code) == (404, 10004)

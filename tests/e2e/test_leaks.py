@@ -320,15 +320,18 @@ async def test_what_was_edited_away_is_nowhere(
     assert b"canary" not in b"".join(frame.raw for frame in replay.frames)
 
 
-async def test_what_went_with_its_guild_is_told_to_nobody(
-    ada: Person, bob: Person, guild: Guild
+@pytest.mark.parametrize("what", ["channel", "guild"])
+async def test_what_went_with_its_place_is_told_to_nobody(
+    ada: Person, bob: Person, guild: Guild, database: Connection, what: str
 ) -> None:
     await ada.say(guild.channel_id, "canary-buried")
     await bob.gateway.expect("MESSAGE_CREATE")
     before = bob.gateway
     await before.abort()
-    await ada.delete(f"/guilds/{guild.id}")
+    path = f"/guilds/{guild.id}" if what == "guild" else f"/channels/{guild.channel_id}"
+    await ada.delete(path)
     await ada.fence()
+    assert await stored(database, "canary-buried") == []
     first = next(frame.s for frame in before.frames if frame.s)
     replay = await bob.resume(before.session_id, first)
     await replay.expect("RESUMED")

@@ -1,10 +1,15 @@
 """Messages: sent once, read, changed and deleted."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 
+from internal.app import App
+from internal.db import locks
 from tests.support.gateway import Op
 from tests.support.people import Guild, Person, Refused, Town, refused
 
@@ -188,6 +193,148 @@ async def test_one_speakers_messages_keep_their_order(
         if frame.d["channel_id"] == guild.channel_id
     ]
     assert told == [str(number) for number in range(30)]
+
+
+async def test_a_retry_gets_the_first_answer_also_after_a_change_of_name(
+    guild: Guild, ada: Person
+) -> None:
+    first = await ada.say(guild.channel_id, "hello", nonce="n", enforce_nonce=True)
+    await ada.patch("/users/@me", {"username": "countess", "global_name": "Countess"})
+    assert await ada.say(guild.channel_id, "hello", nonce="n", enforce_nonce=True) == first
+
+
+@pytest.mark.parametrize("nonce", ["n-1", 7, 'with "quotes"'])
+async def test_an_edit_does_not_take_the_nonce_from_the_creation(
+    guild: Guild, ada: Person, bob: Person, nonce: str | int
+) -> None:
+    """In a replay the edited content stands in the creation, which the sender knows by it."""
+    await bob.connect()
+    before = bob.gateway
+    await before.abort()
+    sent = await ada.say(guild.channel_id, "helo", nonce=nonce)
+    path = f"/messages/{guild.channel_id}/{sent['id']}"
+    edited = await ada.patch(path, {"content": "hello"})
+    assert "nonce" not in edited
+    await ada.connect()
+    await ada.fence()
+
+    after = await bob.resume(before.session_id, before.seq)
+    created = await after.expect("MESSAGE_CREATE", id=sent["id"])
+    assert (created["content"], created["nonce"]) == ("hello", nonce)
+    assert (await after.expect("MESSAGE_UPDATE", id=sent["id"]))["nonce"] == nonce
+
+
+async def test_each_message_is_counted_once(guild: Guild, ada: Person, app: App) -> None:
+    for number in range(3):
+        await ada.say(guild.channel_id, str(number))
+    assert app.metrics.registry.get_sample_value("parley_messages_sent_total") == 3
+
+
+# A guild that is being changed.
+
+
+@asynccontextmanager
+async def being_changed(database_url: str, guild: Guild) -> AsyncIterator[None]:
+    """As while somebody else changes the structure of the guild, and takes long."""
+    conn = await asyncpg.connect(database_url)
+    try:
+        async with conn.transaction():
+            await conn.execute("SELECT pg_advisory_xact_lock($1)", int(guild.id))
+            yield
+    finally:
+        await conn.close()
+
+
+async def of_the_same_lane(town: Town, owner: Person, guild: Guild) -> Guild:
+    """A guild whose sends are committed together with those of another."""
+    while True:
+        other = await town.guild(owner)
+        if (int(other.channel_id) >> 22) % 4 == (int(guild.channel_id) >> 22) % 4:
+            return other
+
+
+async def test_a_guild_that_is_being_changed_holds_up_no_other(
+    town: Town, guild: Guild, ada: Person, bob: Person, eve: Person, database_url: str
+) -> None:
+    other = await of_the_same_lane(town, eve, guild)
+    direct = await ada.direct(eve)
+    async with being_changed(database_url, guild):
+        held_up = [
+            asyncio.create_task(person.say(guild.channel_id, f"line {number}"))
+            for number, person in enumerate((ada, bob) * 4)
+        ]
+        changes = [
+            asyncio.create_task(ada.patch(f"/guilds/{guild.id}", {"name": f"Name {number}"}))
+            for number in range(40)
+        ]
+        async with asyncio.timeout(2):
+            for number in range(10):
+                await eve.say(other.channel_id, f"line {number}")
+                await ada.say(direct, f"line {number}")
+            # Nobody waits for what is not theirs, and reading waits for nothing.
+            with refused(404, 10003):
+                await eve.say(guild.channel_id, "let me in")
+            with refused(404, 10004):
+                await eve.patch(f"/guilds/{guild.id}", {"name": "Mine"})
+            await bob.get(f"/messages/channel/{guild.channel_id}")
+        assert not any(task.done() for task in held_up)
+    await asyncio.gather(*held_up, *changes)
+
+    kept = await ada.get(f"/messages/channel/{guild.channel_id}")
+    assert {message["content"] for message in kept} == {f"line {number}" for number in range(8)}
+
+
+async def test_an_order_is_kept_past_a_change_of_the_guild(
+    guild: Guild, ada: Person, database_url: str
+) -> None:
+    await ada.connect()
+    for start in (0, 20):
+        async with being_changed(database_url, guild):
+            for number in range(start, start + 10):
+                await ada.gateway.send(
+                    Op.SEND,
+                    {
+                        "channel_id": guild.channel_id,
+                        "content": f"{number:02}",
+                        "nonce": str(number),
+                    },
+                )
+            await ada.get("/guilds/my")
+        for number in range(start + 10, start + 20):
+            await ada.gateway.send(
+                Op.SEND,
+                {"channel_id": guild.channel_id, "content": f"{number:02}", "nonce": str(number)},
+            )
+    for _ in range(40):
+        answer = (await ada.gateway.expect_op(Op.SENT)).d
+        assert "message" in answer, answer
+    await ada.fence()
+    told = [
+        frame.d["content"]
+        for frame in ada.gateway.of_type("MESSAGE_CREATE")
+        if frame.d["channel_id"] == guild.channel_id
+    ]
+    assert told == sorted(told)
+    assert len(told) == 40
+
+
+async def test_what_waits_for_a_guild_in_vain_is_told_to_come_again(
+    guild: Guild, ada: Person, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_PATIENCE_S", 0.1)
+    sent = await ada.say(guild.channel_id, "first")
+    async with being_changed(database_url, guild):
+        attempts = [
+            ada.say(guild.channel_id, "second"),
+            ada.patch(f"/messages/{guild.channel_id}/{sent['id']}", {"content": "other"}),
+            ada.patch(f"/channels/{guild.channel_id}", {"name": "other"}),
+            ada.patch("/users/@me", {"global_name": "Countess"}),
+            ada.delete(f"/guilds/{guild.id}"),
+        ]
+        for outcome in await asyncio.gather(*attempts, return_exceptions=True):
+            assert isinstance(outcome, Refused)
+            assert (outcome.status, outcome.code) == (503, 90004)
+    assert (await ada.say(guild.channel_id, "second"))["content"] == "second"
 
 
 # Reading.

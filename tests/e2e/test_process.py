@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
+import asyncpg
 import pytest
 
 from tests.e2e.conftest import JWT_SECRET, StartServer
@@ -120,6 +121,21 @@ async def test_the_database_may_die_under_the_server(
     ]
     assert sorted(heard) == sorted(acknowledged)
     await city.close()
+
+
+async def test_a_server_that_has_lost_a_part_of_itself_ends(
+    server: ServerProcess, database_url: str
+) -> None:
+    """Without a head there is no log, and no server that could tell anybody anything."""
+    conn = await asyncpg.connect(database_url)
+    await conn.execute("DELETE FROM log_head")
+    await conn.close()
+    assert await server.ended() == 1
+    assert any("background_task_ended" in line and "sequencer" in line for line in server.lines)
+    assert server.lines[-1] == (
+        "parley: A part of the server has ended, and so it stops; its log tells why."
+    )
+    assert not (server.data_dir / "server.json").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -2,14 +2,28 @@
 
 import asyncio
 import gc
+from collections.abc import AsyncIterator
 
 import aiohttp
+import pytest
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from websockets.asyncio.client import connect
 from websockets.frames import Frame, Opcode
 
+from internal import serve
+from internal.app import open_app
+from internal.config.config import Config
+from internal.middleware.connections import Limits
 from tests.support.people import Person, Town
+from tests.support.raw import Wires
+
+
+@pytest.fixture
+async def wires() -> AsyncIterator[Wires]:
+    opened = Wires()
+    yield opened
+    await opened.close()
 
 
 def test_the_parts_that_are_touched_are_there() -> None:
@@ -54,3 +68,20 @@ async def test_aiohttp_lets_go_of_a_connection_that_was_taken_over(town: Town, a
     async with asyncio.timeout(5), aiohttp.ClientSession() as http:
         while gateway.clients:
             await http.get(f"{town.url}/live")
+
+
+async def test_the_limits_of_http_do_not_reach_a_socket(config: Config, wires: Wires) -> None:
+    """It neither counts as a connection nor has to send a request in time."""
+    limits = Limits(head_s=0.1, idle_s=0.1, body_s=0.1, unread_s=0.1, sweep_s=0.01, connections=1)
+    async with (
+        open_app(config) as app,
+        serve._listen(app.web, "127.0.0.1", 0, "PORT", limits) as port,
+    ):
+        url = f"http://127.0.0.1:{port}"
+        ada = await wires.upgraded(url)
+        bob = await wires.upgraded(url)
+        silent = await wires.open(url)
+        assert await silent.rest() == b""
+        for socket in (ada, bob):
+            socket.send(Frame(Opcode.PING, b"still here").serialize(mask=True))
+            assert await socket.frame() == (Opcode.PONG, b"still here")

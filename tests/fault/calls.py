@@ -24,6 +24,11 @@ _NOT_DONE = {429}
 _MAYBE_DONE = range(500, 600)
 
 
+def marker(words: str) -> str:
+    """What a message is known by, whatever padding follows it."""
+    return words.partition(" ")[0]
+
+
 class Account:
     """Somebody who is signed in, and calls any of the nodes."""
 
@@ -36,6 +41,8 @@ class Account:
         self.session_id = ""
         # Every status that was ever answered: what is 500 must be looked into.
         self.statuses: Counter[int] = Counter()
+        # How many requests had no certain end.
+        self.lost = 0
         self._http = http
         self._node = node
 
@@ -86,19 +93,25 @@ class Account:
         op.attempts += 1
         try:
             status, answer = await self.ask(method, path, body)
+        except aiohttp.ClientConnectorError:
+            # Nobody was there to be told.
+            history.end(op, "fail")
+            return op
         except _LOST:
+            self.lost += 1
             history.end(op, "unknown")
             return op
         if 200 <= status < 300:
             history.end(op, "ok", status=status, result=answer)
         else:
             unknown = status in _MAYBE_DONE
+            self.lost += unknown
             history.end(op, "unknown" if unknown else "fail", status=status, result=answer)
         return op
 
     async def send(self, history: History, channel_id: str, words: str) -> Op:
         """Send a message, again under the same nonce for as long as the outcome is unknown."""
-        op = history.invoke("send", channel_id=channel_id, words=words, nonce=words)
+        op = history.invoke("send", channel_id=channel_id, words=words, nonce=marker(words))
         await self.settle(history, op)
         return op
 
@@ -117,8 +130,12 @@ class Account:
             op.attempts += 1
             try:
                 status, answer = await self.ask("POST", "/messages", body)
+            except aiohttp.ClientConnectorError:
+                await asyncio.sleep(0.05)
+                continue
             except _LOST:
                 is_certain = False
+                self.lost += 1
                 await asyncio.sleep(0.05)
                 continue
             if 200 <= status < 300:
@@ -130,5 +147,6 @@ class Account:
                 history.end(op, outcome, status=status, result=answer)
                 return
             is_certain = is_certain and status in _NOT_DONE
+            self.lost += status in _MAYBE_DONE
             await asyncio.sleep(min(1.0, float((answer or {}).get("retry_after", 0.1))))
         history.end(op, "unknown")

@@ -20,7 +20,8 @@ class FlakyLine:
         self._chance = chance
         self._mean = mean
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def url(self) -> str:
@@ -33,19 +34,21 @@ class FlakyLine:
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._open:
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._open.add(task)
+        self._serving.add(task)
+        self._writers.add(writer)
         try:
             with suppress(OSError):
                 await self._join(reader, writer)
         finally:
-            self._open.discard(task)
+            self._serving.discard(task)
+            self._writers.discard(writer)
             writer.transport.abort()
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -60,13 +63,17 @@ class FlakyLine:
             line.close()
             raise
         upstream, up = await asyncio.open_connection(sock=line)
-        upward = asyncio.create_task(self._carry(reader, up, None))
-        try:
-            await self._carry(upstream, writer, int(self._chance.expovariate(1 / self._mean)))
-        finally:
-            upward.cancel()
-            await asyncio.gather(upward, return_exceptions=True)
-            up.transport.abort()
+        bytes_left = int(self._chance.expovariate(1 / self._mean))
+        ways = [
+            asyncio.create_task(self._carry(reader, up, None)),
+            asyncio.create_task(self._carry(upstream, writer, bytes_left)),
+        ]
+        # Whichever end is lost, the other one is let go.
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        up.transport.abort()
 
     async def _carry(
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, left: int | None

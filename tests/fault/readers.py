@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from tests.fault.calls import Account
+from tests.fault.calls import Account, marker
 from tests.fault.history import Heard, History, Op, Turn
 from tests.support.gateway import Op as Opcode
 
@@ -120,18 +120,19 @@ class Reader:
 
     async def say(self, channel_id: str, words: str) -> Op:
         """Send over the gateway; by REST under the same nonce if that breaks off."""
-        op = self.history.invoke("send", channel_id=channel_id, words=words, nonce=words)
+        nonce = marker(words)
+        op = self.history.invoke("send", channel_id=channel_id, words=words, nonce=nonce)
         op.attempts += 1
         socket = self._socket
         answer: Json = None
         if socket is not None and self.is_ready.is_set():
-            waiting = self._sent[words] = asyncio.get_running_loop().create_future()
-            body = {"channel_id": channel_id, "content": words, "nonce": words}
+            waiting = self._sent[nonce] = asyncio.get_running_loop().create_future()
+            body = {"channel_id": channel_id, "content": words, "nonce": nonce}
             with suppress(aiohttp.ClientError, OSError, TimeoutError):
                 async with asyncio.timeout(_SENT_S):
                     await socket.send_bytes(msgspec.json.encode({"op": Opcode.SEND, "d": body}))
                     answer = await waiting
-            del self._sent[words]
+            del self._sent[nonce]
         if answer is not None and "message" in answer:
             self.history.end(op, "ok", status=201, result=answer["message"])
         else:
@@ -191,7 +192,7 @@ class Reader:
         self.frames += 1
         self._seq = s
         if kind == "MESSAGE_CREATE":
-            words = _named(d).content.rstrip()
+            words = marker(_named(d).content)
             self._heard.add(words)
             if (event := self._awaited.get(words)) is not None:
                 event.set()

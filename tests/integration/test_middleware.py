@@ -53,7 +53,7 @@ async def port(seen: Seen) -> AsyncIterator[int]:
     )
     app.on_response_prepare.append(on_prepare((), is_https=False))
     app.router.add_route("*", "/fail/{how}", fail)
-    runner = Runner(app, access_log=None)
+    runner = Runner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     yield runner.addresses[0][1]

@@ -39,6 +39,8 @@ class ServerProcess:
     def __init__(self, data_dir: Path, environ: Mapping[str, str]) -> None:
         self.data_dir = data_dir
         self.lines: list[str] = []
+        # What Python runs; another program stands in for the server by ending up in it.
+        self.program: tuple[str, ...] = (str(ROOT / "cmd" / "main.py"),)
         # Nothing of the caller's own settings, lest a test depend on where it runs.
         kept = (
             "PATH",
@@ -100,7 +102,7 @@ class ServerProcess:
         """Start it and wait until it serves."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
-            str(ROOT / "cmd" / "main.py"),
+            *self.program,
             cwd=self.data_dir.parent,
             env=self.environ,
             stdin=subprocess.DEVNULL,

@@ -1,17 +1,20 @@
 """Group commit: batches, order, and that nobody suffers for another."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from internal.db.group_commit import GroupCommit
+from internal.db.group_commit import GroupCommit, Postponed
 from internal.errors import AppError, EmptyMessage, Unavailable
 
 
 class Store:
-    """Keeps what was committed; `gate` holds a batch back, `poison` spoils it."""
+    """Keeps what was committed; `gate` holds a batch back, `poison` spoils it.
+
+    Items of which `busy` holds the tens are put aside, and committed late once `free` is set.
+    """
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -20,8 +23,20 @@ class Store:
         self.started = asyncio.Event()
         self.poison: set[int] = set()
         self.is_away = False
+        self.busy: set[int] = set()
+        self.free = asyncio.Event()
+        self.late_batches: list[list[int]] = []
+        self.is_late: Callable[[int], bool] = lambda _key: False
 
-    async def commit(self, items: Sequence[int]) -> list[int | AppError]:
+    async def commit_late(self, key: int, items: Sequence[int]) -> list[int | AppError]:
+        assert {item // 10 for item in items} == {key}
+        await self.free.wait()
+        if self.is_away:
+            raise Unavailable(retry_after=3)
+        self.late_batches.append(list(items))
+        return [item * 10 for item in items]
+
+    async def commit(self, items: Sequence[int]) -> list[int | AppError | Postponed]:
         self.started.set()
         await self.gate.wait()
         if self.is_away:
@@ -29,7 +44,14 @@ class Store:
         if self.poison.intersection(items):
             raise ValueError("poison")
         self.batches.append(list(items))
-        return [EmptyMessage() if item < 0 else item * 10 for item in items]
+        return [self._outcome(item) for item in items]
+
+    def _outcome(self, item: int) -> int | AppError | Postponed:
+        if item < 0:
+            return EmptyMessage()
+        if item // 10 in self.busy or self.is_late(item // 10):
+            return Postponed(item // 10)
+        return item * 10
 
 
 @asynccontextmanager
@@ -37,8 +59,14 @@ async def running(
     store: Store, *, lanes: int = 1, max_waiting: int = 100, timeout_s: float = 10
 ) -> AsyncIterator[GroupCommit[int, int]]:
     group: GroupCommit[int, int] = GroupCommit(
-        store.commit, lanes=lanes, max_batch=8, max_waiting=max_waiting, timeout_s=timeout_s
+        store.commit,
+        commit_late=store.commit_late,
+        lanes=lanes,
+        max_batch=8,
+        max_waiting=max_waiting,
+        timeout_s=timeout_s,
     )
+    store.is_late = group.is_late
     task = asyncio.create_task(group.run())
     try:
         yield group
@@ -128,11 +156,16 @@ async def test_a_lane_that_is_held_up_does_not_hold_up_another() -> None:
     store = Store()
     other = Store()
 
-    async def commit(items: Sequence[int]) -> list[int | AppError]:
+    async def commit(items: Sequence[int]) -> list[int | AppError | Postponed]:
         return await (store if items[0] % 2 else other).commit(items)
 
     group: GroupCommit[int, int] = GroupCommit(
-        commit, lanes=2, max_batch=8, max_waiting=100, timeout_s=10
+        commit,
+        commit_late=store.commit_late,
+        lanes=2,
+        max_batch=8,
+        max_waiting=100,
+        timeout_s=10,
     )
     task = asyncio.create_task(group.run())
     store.gate.clear()
@@ -167,4 +200,70 @@ async def test_at_the_end_all_who_wait_are_told_to_try_again() -> None:
         await asyncio.wait(tasks, timeout=0)
     results = await asyncio.gather(*tasks, return_exceptions=True)
 
+    assert all(isinstance(result, Unavailable) for result in results)
+
+
+# What is put aside.
+
+
+async def test_what_is_put_aside_holds_up_nobody_else_and_keeps_its_order() -> None:
+    store = Store()
+    store.busy = {5}
+    async with running(store) as group:
+        first = asyncio.create_task(group.submit(0, 50))
+        assert await group.submit(0, 1) == 10
+        assert group.is_late(5)
+        # Free by now, but not past the one that waits.
+        store.busy = set()
+        second = asyncio.create_task(group.submit(0, 51))
+        assert await group.submit(0, 2) == 20
+        assert group.waiting() == 1
+        store.free.set()
+
+        assert [await first, await second] == [500, 510]
+        assert await group.submit(0, 3) == 30
+        assert not group.is_late(5)
+        assert await group.submit(0, 52) == 520
+    assert store.late_batches == [[50], [51]]
+    assert 52 in store.batches[-1]
+
+
+async def test_what_fails_late_fails_for_those_put_aside_alone() -> None:
+    store = Store()
+    store.busy = {5, 6}
+    async with running(store) as group:
+        aside = [asyncio.create_task(group.submit(0, item)) for item in (50, 60)]
+        assert await group.submit(0, 1) == 10
+        store.is_away = True
+        store.free.set()
+        results = await asyncio.gather(*aside, return_exceptions=True)
+        assert all(isinstance(result, Unavailable) for result in results)
+        store.is_away = False
+        store.busy = set()
+        assert await group.submit(0, 51) == 510
+
+
+async def test_one_key_can_not_take_the_places_of_all() -> None:
+    store = Store()
+    store.busy = {0}
+    async with running(store, max_waiting=1000) as group:
+        # 8 batches of 8 wait behind the one that is being committed.
+        aside = [asyncio.create_task(group.submit(0, n % 10)) for n in range(80)]
+        await asyncio.wait(aside, return_when=asyncio.FIRST_COMPLETED)
+        refused = [task for task in aside if task.done()]
+        assert all(isinstance(task.exception(), Unavailable) for task in refused)
+        store.free.set()
+        done = await asyncio.gather(*aside, return_exceptions=True)
+        assert 64 <= len([result for result in done if isinstance(result, int)]) < 80
+
+
+async def test_at_the_end_those_put_aside_are_told_too() -> None:
+    store = Store()
+    store.busy = {5}
+    async with running(store) as group:
+        aside = [asyncio.create_task(group.submit(0, 50))]
+        assert await group.submit(0, 1) == 10
+        aside.append(asyncio.create_task(group.submit(0, 51)))
+        assert await group.submit(0, 2) == 20
+    results = await asyncio.gather(*aside, return_exceptions=True)
     assert all(isinstance(result, Unavailable) for result in results)

@@ -95,6 +95,8 @@ class StoredNonce(msgspec.Struct, frozen=True, kw_only=True):
     channel_id: Snowflake
     message_id: Snowflake
     body_hash: bytes
+    # As the first answer showed it.
+    author: User
 
 
 class GoneMessage(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,12 +3,12 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
 
 import msgspec
 
-from internal.channel.model import ChannelAccess
+from internal.channel.model import MAX_SLOWMODE_S, ChannelAccess
 from internal.channel.service import ChannelService, check_access
 from internal.chat.message import repository
 from internal.chat.message.model import (
@@ -28,8 +28,8 @@ from internal.chat.message.model import (
     StoredNonce,
     UpdateMessage,
 )
-from internal.db.group_commit import GroupCommit
-from internal.db.postgres import Conn, Database
+from internal.db.group_commit import GroupCommit, Postponed
+from internal.db.postgres import Conn, Database, Transaction
 from internal.errors import (
     AppError,
     BadBulkDelete,
@@ -84,6 +84,9 @@ class _Send(msgspec.Struct, frozen=True, kw_only=True):
     body_hash: bytes
 
 
+_Outcome: TypeAlias = Message | AppError | Postponed
+
+
 class MessageService:
     def __init__(self, db: Database, channels: ChannelService, new_id: NewId, clock: Clock) -> None:
         self._db = db
@@ -94,6 +97,7 @@ class MessageService:
         self.sent = 0
         self._sends: GroupCommit[_Send, Message] = GroupCommit(
             self._commit,
+            commit_late=self._commit_late,
             lanes=_LANES,
             max_batch=_MAX_BATCH,
             max_waiting=_MAX_WAITING,
@@ -135,7 +139,7 @@ class MessageService:
             flags=flags,
             nonce=wish.nonce,
             key=key,
-            body_hash=b"" if key is None else hashlib.sha256(encode((content, flags))).digest(),
+            body_hash=b"" if key is None else _hash(content, flags, wish.nonce),
         )
         # Channels are told apart by the time that is in their ids; the lowest bits are mostly 0.
         message = await self._sends.submit(wish.channel_id >> 22, send)
@@ -173,10 +177,7 @@ class MessageService:
         wish: UpdateMessage,
     ) -> Message:
         """Change one's own message. What is not given stays; no change tells nobody."""
-        async with self._db.transaction() as tx:
-            access = await self._channels.access(
-                tx.conn, actor, channel_id, Permission.VIEW_CHANNEL, lock=True
-            )
+        async with self._channels.hold(actor, channel_id, Permission.VIEW_CHANNEL) as (tx, access):
             author_id = await repository.lock(tx.conn, channel_id, message_id)
             message = await repository.find(tx.conn, channel_id, message_id)
             if author_id is None or message is None:
@@ -189,14 +190,14 @@ class MessageService:
             now = self._clock.now()
             edited = msgspec.structs.replace(edited, edited_timestamp=Timestamp.at(now))
             await repository.update(tx.conn, edited, now)
-            tx.emit(MessageEdited(message=_told(edited, access), to=access.audience()))
+            # In a replay the edit stands for the creation, too, whose nonce the sender waits for.
+            nonce = await repository.find_nonce(tx.conn, channel_id, message_id)
+            told = _told(msgspec.structs.replace(edited, nonce=nonce), access)
+            tx.emit(MessageEdited(message=told, to=access.audience()))
             return edited
 
     async def delete(self, actor: Snowflake, channel_id: Snowflake, message_id: Snowflake) -> None:
-        async with self._db.transaction() as tx:
-            access = await self._channels.access(
-                tx.conn, actor, channel_id, Permission.VIEW_CHANNEL, lock=True
-            )
+        async with self._channels.hold(actor, channel_id, Permission.VIEW_CHANNEL) as (tx, access):
             author_id = await repository.lock(tx.conn, channel_id, message_id)
             if author_id is None:
                 raise UnknownMessage
@@ -213,10 +214,10 @@ class MessageService:
         message_ids = sorted(set(wish.messages))
         if not 1 <= len(message_ids) <= MAX_BULK_DELETE:
             raise BadBulkDelete
-        async with self._db.transaction() as tx:
-            access = await self._channels.access(
-                tx.conn, actor, channel_id, Permission.MANAGE_MESSAGES, lock=True
-            )
+        async with self._channels.hold(actor, channel_id, Permission.MANAGE_MESSAGES) as (
+            tx,
+            access,
+        ):
             deleted = await repository.delete(tx.conn, channel_id, message_ids)
             if deleted:
                 gone = GoneMessages(
@@ -231,34 +232,81 @@ class MessageService:
         async with self._db.read() as conn:
             return await repository.sweep_nonces(conn, self._clock.now() - _NONCES_KEPT, limit)
 
+    async def sweep_marks(self, limit: int) -> int:
+        """Forget what slow mode need not remember any more; how many it were."""
+        floor = self._clock.now() - timedelta(seconds=MAX_SLOWMODE_S)
+        async with self._db.read() as conn:
+            return await repository.sweep_marks(conn, _first_id(floor), limit)
+
+    async def purge(self, limit: int) -> int:
+        """Delete up to `limit` messages of one channel that is gone; 0 once nothing is left.
+
+        To be called again until then. What is to be purged is on disk since the channel's end.
+        """
+        async with self._db.transaction() as tx:
+            channel_id = await repository.lock_purge(tx.conn)
+            if channel_id is None:
+                return 0
+            count = await repository.purge(tx.conn, channel_id, limit)
+            if count < limit:
+                await repository.end_purge(tx.conn, channel_id)
+            return max(count, 1)
+
     # A batch of sends.
 
-    async def _commit(self, sends: Sequence[_Send]) -> list[Message | AppError]:
-        """Commit sends in one transaction, with a number of statements that is always the same."""
+    async def _commit(self, sends: Sequence[_Send]) -> list[_Outcome]:
+        """Commit sends in one transaction, with a number of statements that is always the same.
+
+        Those to guilds that are being changed are put aside.
+        """
         async with self._db.transaction() as tx:
-            pairs = {(send.actor, send.channel_id): None for send in sends}
-            found = await self._channels.access_of_all(tx.conn, list(pairs))
-            outcomes: list[Message | AppError] = []
-            for send in sends:
-                try:
-                    access = check_access(found.get((send.actor, send.channel_id)), _SEND)
-                except AppError as fault:
-                    outcomes.append(fault)
-                else:
-                    outcomes.append(_message(send, self._new_id(), access))
-            new = await self._settle_nonces(tx.conn, sends, outcomes)
-            new = await self._slow_down(tx.conn, sends, outcomes, new, found)
-            messages = [message for i in new if isinstance(message := outcomes[i], Message)]
-            if messages:
-                await repository.insert_all(tx.conn, messages)
-            for message in messages:
-                access = found[message.author.id, message.channel_id]
-                tx.emit(MessageSent(message=_told(message, access), to=access.audience()))
-        self.sent += len(messages)
+            held, found = await self._channels.hold_free(tx.conn, _pairs(sends))
+            # Not past those of the same guild that were put aside before.
+            free = {guild_id for guild_id in held if not self._sends.is_late(guild_id)}
+            return await self._commit_held(tx, sends, found, free)
+
+    async def _commit_late(self, guild_id: int, sends: Sequence[_Send]) -> list[Message | AppError]:
+        """Commit sends to one guild that was being changed, as soon as it is free."""
+        guild = Snowflake(guild_id)
+        async with self._channels.hold_late(guild, _pairs(sends)) as (tx, found):
+            outcomes = await self._commit_held(tx, sends, found, {guild})
+        return [
+            # A channel does not move to another guild.
+            Unavailable(retry_after=1) if isinstance(outcome, Postponed) else outcome
+            for outcome in outcomes
+        ]
+
+    async def _commit_held(
+        self,
+        tx: Transaction,
+        sends: Sequence[_Send],
+        found: dict[repository.Pair, ChannelAccess],
+        held: set[Snowflake],
+    ) -> list[_Outcome]:
+        """Commit sends; `found` stays true until the end of `tx` for the guilds that are held."""
+        outcomes: list[_Outcome] = []
+        for send in sends:
+            try:
+                access = check_access(found.get((send.actor, send.channel_id)), _SEND)
+            except AppError as fault:
+                outcomes.append(fault)
+                continue
+            if access.guild_id is None or access.guild_id in held:
+                outcomes.append(_message(send, self._new_id(), access))
+            else:
+                outcomes.append(Postponed(access.guild_id))
+        new = await self._settle_nonces(tx.conn, sends, outcomes)
+        new = await self._slow_down(tx.conn, sends, outcomes, new, found)
+        messages = [message for i in new if isinstance(message := outcomes[i], Message)]
+        if messages:
+            await repository.insert_all(tx.conn, messages)
+        for message in messages:
+            access = found[message.author.id, message.channel_id]
+            tx.emit(MessageSent(message=_told(message, access), to=access.audience()))
         return outcomes
 
     async def _settle_nonces(
-        self, conn: Conn, sends: Sequence[_Send], outcomes: list[Message | AppError]
+        self, conn: Conn, sends: Sequence[_Send], outcomes: list[_Outcome]
     ) -> list[int]:
         """Turn repetitions into what was sent first; the places of the sends that are new."""
         new: list[int] = []
@@ -271,7 +319,10 @@ class MessageService:
                 new.append(i)
                 continue
             wish = StoredNonce(
-                channel_id=send.channel_id, message_id=message.id, body_hash=send.body_hash
+                channel_id=send.channel_id,
+                message_id=message.id,
+                body_hash=send.body_hash,
+                author=message.author,
             )
             keyed.append((i, (send.actor, send.key), wish))
             wishes.setdefault((send.actor, send.key), wish)
@@ -288,7 +339,7 @@ class MessageService:
         self,
         conn: Conn,
         sends: Sequence[_Send],
-        outcomes: list[Message | AppError],
+        outcomes: list[_Outcome],
         new: list[int],
         found: dict[repository.Pair, ChannelAccess],
     ) -> list[int]:
@@ -300,28 +351,44 @@ class MessageService:
         }
         if not slowed:
             return new
-        now_ms = int(self._clock.now().timestamp() * 1000)
-        floor = Snowflake((now_ms - 1000 * max(slowed.values()) - EPOCH_MS) << 22)
-        newest = await repository.newest_own(conn, list(slowed), floor)
+        firsts: dict[repository.Pair, int] = {}
+        for i in new:
+            if (pair := (sends[i].actor, sends[i].channel_id)) in slowed:
+                firsts.setdefault(pair, i)
+        if not firsts:
+            return new
+        marks = [(pair, _id_of(outcomes[i])) for pair, i in firsts.items()]
+        too_soon = await repository.mark_sends(conn, marks)
+        # Of two in the same batch the second is too soon, too.
+        last = dict(marks)
+        if too_soon:
+            last.update(await repository.last_marked(conn, list(too_soon)))
         remaining: list[int] = []
         refused: list[repository.NonceKey] = []
         for i in new:
-            send, message = sends[i], outcomes[i]
+            send = sends[i]
             pair = (send.actor, send.channel_id)
-            if pair in slowed and isinstance(message, Message):
-                wait_s = slowed[pair] - _seconds_between(newest.get(pair), message.id)
-                if wait_s > 0:
-                    outcomes[i] = SlowMode(retry_after=wait_s)
-                    if send.key is not None:
-                        refused.append((send.actor, send.key))
-                    continue
-                newest[pair] = message.id
-            remaining.append(i)
+            if pair not in slowed or (firsts[pair] == i and pair not in too_soon):
+                remaining.append(i)
+                continue
+            wait_s = slowed[pair] - _seconds_between(last[pair], _id_of(outcomes[i]))
+            outcomes[i] = SlowMode(retry_after=max(wait_s, 0))
+            if send.key is not None:
+                refused.append((send.actor, send.key))
         if refused:
             # Nothing was sent under these: sending again later must not find them taken.
             await repository.release_nonces(conn, refused)
             _refuse_twins(sends, outcomes, refused)
         return remaining
+
+
+def _pairs(sends: Sequence[_Send]) -> list[repository.Pair]:
+    return list({(send.actor, send.channel_id): None for send in sends})
+
+
+def _hash(content: str, flags: int, nonce: str | int | None) -> bytes:
+    """What tells one body from another."""
+    return hashlib.sha256(encode((content, flags, nonce))).digest()
 
 
 def _key(wish: SendMessage, idempotency_key: str | None, *, enforce: bool) -> str | None:
@@ -365,30 +432,43 @@ async def _claim(
     return firsts | {key: wishes[key] for key in claimed}
 
 
-def _settle(
-    message: Message | AppError, wish: StoredNonce, first: StoredNonce | None
-) -> Message | AppError:
-    """Make a send one with the first of its nonce. The body is the same, so the answer is, too."""
+def _settle(outcome: _Outcome, wish: StoredNonce, first: StoredNonce | None) -> _Outcome:
+    """Make a send one with the first of its nonce.
+
+    The body is the same, so with the author of then the answer is, too.
+    """
     if first is None:  # it was swept away between the two statements
         return Unavailable(retry_after=0)
-    if isinstance(message, AppError) or first is wish:
-        return message
+    if not isinstance(outcome, Message) or first is wish:
+        return outcome
     if first.channel_id != wish.channel_id or first.body_hash != wish.body_hash:
         return NonceMismatch()
     return msgspec.structs.replace(
-        message, id=first.message_id, timestamp=Timestamp.at(first.message_id.created_at)
+        outcome,
+        id=first.message_id,
+        timestamp=Timestamp.at(first.message_id.created_at),
+        author=first.author,
     )
 
 
-def _seconds_between(earlier: Snowflake | None, later: Snowflake) -> float:
-    if earlier is None:
-        return float("inf")
+def _id_of(outcome: _Outcome) -> Snowflake:
+    if not isinstance(outcome, Message):
+        raise TypeError("only a message has an id")
+    return outcome.id
+
+
+def _first_id(when: datetime) -> Snowflake:
+    """Below every id that is made then or later."""
+    return Snowflake(max(int(when.timestamp() * 1000) - EPOCH_MS, 0) << 22)
+
+
+def _seconds_between(earlier: Snowflake, later: Snowflake) -> float:
     return ((later >> 22) - (earlier >> 22)) / 1000
 
 
 def _refuse_twins(
     sends: Sequence[_Send],
-    outcomes: list[Message | AppError],
+    outcomes: list[_Outcome],
     refused: Sequence[repository.NonceKey],
 ) -> None:
     """Refuse the repetitions, in the same batch, of sends that came too soon."""

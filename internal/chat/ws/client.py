@@ -19,6 +19,8 @@ _log = structlog.get_logger(__name__)
 CLOSE_S = 10.0
 _STANDARD = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011})
 _PRIVATE = range(3000, 5000)
+# What a client's own code counts as.
+_FAREWELL = 1000
 
 
 class Conversation(Protocol):
@@ -204,7 +206,9 @@ class Client(asyncio.Protocol):
                     self._conversation.act(self, action)
             case wire.CLOSE:
                 code = int.from_bytes(frame.payload[:2], "big") if frame.payload else 1000
-                self._end(code if _may_be_echoed(code) else wire.PROTOCOL_ERROR, "")
+                echo = code if _may_be_echoed(code) else wire.PROTOCOL_ERROR
+                # Codes of their own are the clients' to choose: they are echoed, not counted.
+                self._end(echo, "", counted=echo if echo in _STANDARD else _FAREWELL)
             case wire.PING:
                 if not self.session.allow(now):
                     self.close(CloseReason.RATE_LIMITED)
@@ -216,12 +220,12 @@ class Client(asyncio.Protocol):
                 elif self.is_plain:
                     self.session.alive(now)
 
-    def _end(self, code: int, reason: str) -> None:
+    def _end(self, code: int, reason: str, *, counted: int | None = None) -> None:
         if self.session.state is State.CLOSED:
             return
         self.session.state = State.CLOSED
         self.session.deadline = self._loop.time() + CLOSE_S
-        self._conversation.closing(code)
+        self._conversation.closing(code if counted is None else counted)
         # Out of the index at once: nothing may follow the closing frame.
         self._conversation.gone(self)
         self.push(wire.encode_close(code, reason))

@@ -37,7 +37,6 @@ class CloseReason(Enum):
     INVALID_SEQ = 4007, "The sequence number to resume from is not one.", False
     RATE_LIMITED = 4008, "Too many messages to the gateway.", True
     SESSION_TIMED_OUT = 4009, "No heartbeat, or no IDENTIFY, in time.", True
-    INVALID_API_VERSION = 4012, "This version of the gateway is not served.", False
     RESTARTING = 4900, "The server restarts; reconnect and resume.", True
     SLOW_READER = 4901, "This socket reads too slowly; reconnect and resume.", True
     REPLACED = 4902, "Another socket has resumed this session.", False

@@ -1,0 +1,106 @@
+"""All open HTTP connections: how many there may be, and which have kept the server waiting."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+
+from internal.utils.address import Network, is_among, network_of
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+# A second more or less is nobody's concern, and a look at all connections is dear.
+_SWEEP_S: Final = 1.0
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a client may take, and how many connections there may be."""
+
+    # From the connection, or from the first byte of a later request, to the end of the head.
+    head_s: float = 10.0
+    # Between two requests. Longer than proxies keep theirs (60 s), so that it is they who close.
+    idle_s: float = 75.0
+    # From the end of the head to the end of the body, and so much longer by the body's size.
+    body_s: float = 30.0
+    body_bytes_per_s: float = 10_000.0
+    max_body_size: int = 1 << 20
+    # How long a client may leave an answer unread.
+    unread_s: float = 60.0
+    connections: int = 10_000
+    # Connections of one IPv4 address or one /64, unless it is a trusted proxy's.
+    per_address: int = 500
+    trusted_proxies: Sequence[Network] = ()
+    sweep_s: float = _SWEEP_S
+    # How long requests that are under way may take to end at a stop.
+    shutdown_s: float = 10.0
+
+
+class Overdue(Protocol):
+    """A connection that says until when it may wait; both times are of the loop's clock."""
+
+    @property
+    def deadline(self) -> float: ...
+    @property
+    def read_by(self) -> float: ...
+
+    def expire(self, now: float) -> None:
+        """One of the two has passed."""
+
+
+class Connections:
+    """Counts connections, and tells those that are overdue, once a second in one go.
+
+    A timer for each would be set and cancelled with every request.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._open: dict[Overdue, str] = {}
+        self._by_network: Counter[str] = Counter()
+        self._refused = 0
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def enter(self, connection: Overdue, peer: Any) -> bool:
+        """Count a new connection; False when there is no room for it."""
+        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        network = network_of(address)
+        if len(self._open) >= self.limits.connections or self._is_crowded(network, address):
+            self._refused += 1
+            return False
+        self._open[connection] = network
+        self._by_network[network] += 1
+        if self._timer is None:
+            self._timer = self._loop.call_later(self.limits.sweep_s, self._sweep)
+        return True
+
+    def leave(self, connection: Overdue) -> None:
+        """Let go of a connection: it has ended, or is no HTTP any more."""
+        network = self._open.pop(connection, None)
+        if network is None:
+            return
+        self._by_network[network] -= 1
+        if not self._by_network[network]:
+            del self._by_network[network]
+
+    def _is_crowded(self, network: str, address: str) -> bool:
+        return self._by_network[network] >= self.limits.per_address and not is_among(
+            address, self.limits.trusted_proxies
+        )
+
+    def _sweep(self) -> None:
+        self._timer = None
+        if self._open:
+            self._timer = self._loop.call_later(self.limits.sweep_s, self._sweep)
+        if self._refused:
+            # One line for all: a flood of connections must be none of lines.
+            _log.warning("connections_refused", count=self._refused, open=len(self._open))
+            self._refused = 0
+        now = self._loop.time()
+        for connection in [c for c in self._open if c.deadline < now or c.read_by < now]:
+            connection.expire(now)

@@ -1,0 +1,372 @@
+"""What a run left behind: the histories of all clients, and the database, made ready to be read."""
+
+import base64
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from tests.fault.calls import marker
+from tests.fault.history import Heard, History, Op, Turn
+
+Json = Any
+
+JOINED, LEFT = "GUILD_CREATE", "GUILD_DELETE"
+_MAC_BYTES = 16
+_NOT_LOGGED = frozenset({"READY", "RESUMED", "TYPING_START"})
+
+
+class Row(msgspec.Struct):
+    """An entry of the log. Times are of this machine's monotonic clock."""
+
+    pos: int
+    outbox_id: int
+    type: str
+    users: frozenset[str] | None
+    guild: str | None
+    subject: str | None
+    retracts: tuple[str, ...]
+    revises: str | None
+    payload: Json
+    at: float
+
+    def __str__(self) -> str:
+        return f"log row {self.pos} {self.type} guild={self.guild} subject={self.subject}"
+
+
+class Stored(msgspec.Struct):
+    """What the database holds after the run."""
+
+    rows: dict[int, Row]
+    head: int
+    outbox: list[int]
+    messages: dict[str, tuple[str, str, str]]
+    nonces: dict[tuple[str, str], str]
+    members: set[tuple[str, str]]
+    channels: dict[str, str | None]
+    guilds: set[str]
+    names: dict[str, str | None]
+    sessions: set[str]
+
+
+class Block(msgspec.Struct):
+    """A replay: what was resumed after, and up to where; None if it broke off before the end."""
+
+    seq: int
+    upto: int | None = None
+    ended: float = float("inf")
+    last: int = 0
+
+
+class Frame(msgspec.Struct):
+    """A logged event as a reader got it."""
+
+    at: float
+    pos: int
+    type: str
+    d: Json
+    block: Block | None
+
+    @property
+    def id(self) -> str:
+        """What it is about; the same for everybody who gets it."""
+        d = self.d
+        if "user" in d and "id" not in d:
+            return f"{d.get('guild_id')}/{d['user']['id']}"
+        return str(d.get("id") or d.get("ids"))
+
+    def __str__(self) -> str:
+        how = f" in the replay after {self.block.seq}" if self.block else ""
+        return f"frame s={self.pos} {self.type} {self.id} at {self.at:.3f}{how}"
+
+
+class Life(msgspec.Struct, dict=True):
+    """A gateway session of a reader from READY on, over all connections that resumed it."""
+
+    reader: str
+    user: str
+    start: int
+    suppressed: frozenset[int]
+    begun: float
+    opened: float
+    frames: list[Frame]
+    blocks: list[Block]
+    opening: list[tuple[str, int, Json]]
+    last: int
+    end: str = ""
+
+    @cached_property
+    def heard(self) -> set[int]:
+        return {frame.pos for frame in self.frames}
+
+    def block_of(self, pos: int) -> Block | None:
+        """The replay by which a position came, or should have come."""
+        for block in self.blocks:
+            upto = block.last if block.upto is None else block.upto
+            if block.seq < pos <= upto:
+                return block
+        return None
+
+
+class Probe(msgspec.Struct):
+    """A message sent right after a fault was over, and how long a reader waited for it."""
+
+    fault: str
+    reader: str
+    waited: float | None
+
+
+class Repost(msgspec.Struct):
+    """A send that was acknowledged, sent once more with its nonce after all was over."""
+
+    op: Op
+    status: int
+    message_id: str
+
+
+class Evidence:
+    """All of it, with the indexes that the invariants share."""
+
+    def __init__(
+        self,
+        histories: Sequence[History],
+        stored: Stored,
+        *,
+        probes: Sequence[Probe] = (),
+        reposts: Sequence[Repost] = (),
+        fresh: Mapping[str, Sequence[tuple[str, int, Json]]] | None = None,
+        fence: int = 0,
+        residents: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:
+        """`fresh` has a READY of each reader after the end; `residents` who never left what."""
+        self.stored = stored
+        self.probes = probes
+        self.reposts = reposts
+        self.fresh = fresh or {}
+        self.fence = fence
+        self.residents = residents or {}
+        self.ops = sorted((op for h in histories for op in h.ops), key=lambda op: op.begun)
+        self.turns = {h.name: [r for r in h.records if isinstance(r, Turn)] for h in histories}
+        self.lives = [life for h in histories for life in lives_of(h)]
+        self.rows = [stored.rows[pos] for pos in sorted(stored.rows)]
+
+    def ops_of(self, *whats: str) -> Iterator[Op]:
+        return (op for op in self.ops if op.what in whats)
+
+    @cached_property
+    def moves(self) -> dict[tuple[str, str], list[Row]]:
+        """The joins and leaves of (user, guild), in the order of the log."""
+        found: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            if row.users is not None and row.guild and row.type in {JOINED, LEFT}:
+                for user in row.users:
+                    found.setdefault((user, row.guild), []).append(row)
+        return found
+
+    def last_move(self, user: str, guild: str, *, before: int) -> Row | None:
+        moves = self.moves.get((user, guild), [])
+        place = bisect_left(moves, before, key=lambda row: row.pos)
+        return moves[place - 1] if place else None
+
+    def next_move(self, user: str, guild: str, *, after: int) -> Row | None:
+        moves = self.moves.get((user, guild), [])
+        place = bisect_right(moves, after, key=lambda row: row.pos)
+        return moves[place] if place < len(moves) else None
+
+    def is_member(self, user: str, guild: str | None, pos: int) -> bool:
+        """Whether somebody was in a guild when the entry at a position came about."""
+        move = self.last_move(user, guild or "", before=pos)
+        return move is not None and move.type == JOINED
+
+    def may_hear(self, user: str, row: Row) -> bool:
+        if row.type.islower():
+            return False
+        if row.users is not None:
+            return user in row.users
+        return self.is_member(user, row.guild, row.pos)
+
+    @cached_property
+    def created(self) -> dict[str, list[Row]]:
+        """The creations of each message."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if row.type == "MESSAGE_CREATE" and row.subject:
+                found.setdefault(row.subject, []).append(row)
+        return found
+
+    @cached_property
+    def deletions(self) -> dict[str, Row]:
+        return {gone: row for row in self.rows for gone in row.retracts}
+
+    @cached_property
+    def ids_of(self) -> dict[tuple[str, str], set[str]]:
+        """Under which ids the words (author, marker) were seen, anywhere."""
+        found: dict[tuple[str, str], set[str]] = {}
+
+        def note(author: str, content: str, message_id: str) -> None:
+            base = marker(content).partition(".")[0]
+            found.setdefault((author, base), set()).add(message_id)
+
+        for row in self.rows:
+            if row.type == "MESSAGE_CREATE" and row.payload:
+                note(row.payload["author"]["id"], row.payload["content"], row.payload["id"])
+        for life in self.lives:
+            for frame in life.frames:
+                if frame.type == "MESSAGE_CREATE":
+                    note(frame.d["author"]["id"], frame.d["content"], frame.d["id"])
+        for message_id, (_, author, content) in self.stored.messages.items():
+            note(author, content, message_id)
+        for op in self.ops_of("send"):
+            if op.ok:
+                note(op.user, op.about["words"], op.result["id"])
+        return found
+
+
+def lives_of(history: History) -> list[Life]:
+    """Cut what a reader heard into gateway sessions. One that broke off while opening is left out."""
+    return list(_Cutter(history).lives())
+
+
+class _Cutter:
+    """Walks through the records of one reader."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._lives: list[Life] = []
+        self._life: Life | None = None
+        self._block: Block | None = None
+        # READY and how many guilds are still to come, while a session opens.
+        self._opening: list[tuple[str, int, Json]] = []
+        self._awaited = 0
+        self._begun = 0.0
+
+    def lives(self) -> Iterable[Life]:
+        for record in self._history.records:
+            if isinstance(record, Turn):
+                self._turn(record)
+            elif isinstance(record, Heard):
+                self._hear(record, msgspec.json.decode(record.d))
+        return self._lives
+
+    def _turn(self, turn: Turn) -> None:
+        match turn.what:
+            case "identify":
+                self._life, self._block = None, None
+                self._opening, self._awaited, self._begun = [], 0, turn.at
+            case "resume":
+                self._block = Block(turn.seq, last=turn.seq)
+                if self._life is not None:
+                    self._life.blocks.append(self._block)
+            case "closed":
+                if self._block is not None:
+                    self._block.ended = turn.at
+                self._block = None
+            case "invalid" | "signed_out":
+                if self._life is not None:
+                    self._life.end = turn.what
+
+    def _hear(self, heard: Heard, d: Json) -> None:
+        if self._life is None:
+            self._open(heard, d)
+            return
+        life, block = self._life, self._block
+        life.last = max(life.last, heard.s)
+        if heard.t == "RESUMED" and block is not None:
+            block.upto, block.ended, self._block = heard.s, heard.at, None
+        elif heard.t not in _NOT_LOGGED:
+            if block is not None:
+                block.last = heard.s
+            life.frames.append(Frame(heard.at, heard.s, heard.t, d, block))
+
+    def _open(self, heard: Heard, d: Json) -> None:
+        self._opening.append((heard.t, heard.s, d))
+        self._awaited = len(d["guilds"]) if heard.t == "READY" else self._awaited - 1
+        if self._awaited:
+            return
+        ready = self._opening[0][2]
+        self._life = Life(
+            reader=self._history.name,
+            user=self._history.user,
+            start=heard.s,
+            suppressed=suppressed(ready["session_id"]),
+            begun=self._begun,
+            opened=heard.at,
+            frames=[],
+            blocks=[],
+            opening=self._opening,
+            last=heard.s,
+        )
+        self._lives.append(self._life)
+
+
+def suppressed(session_id: str) -> frozenset[int]:
+    """The outbox ids that a cursor says READY has shown already. It is signed, not secret."""
+    raw = base64.urlsafe_b64decode(session_id + "=" * (-len(session_id) % 4))
+    cursor = msgspec.msgpack.decode(raw[:-_MAC_BYTES])
+    return frozenset(cursor[5]) if len(cursor) > 5 else frozenset()
+
+
+async def read_database(dsn: str, *, wall_to_monotonic: float) -> Stored:
+    """Everything that the invariants look at, in one snapshot."""
+    conn = await asyncpg.connect(dsn, timeout=10)
+    try:
+        async with conn.transaction(isolation="repeatable_read", readonly=True):
+            return await _read(conn, wall_to_monotonic)
+    finally:
+        await conn.close()
+
+
+async def _read(conn: "asyncpg.Connection[asyncpg.Record]", offset: float) -> Stored:
+    log = await conn.fetch(
+        """
+        SELECT pos, outbox_id, type, users, guild_id, subject, retracts, revises, payload,
+               extract(epoch FROM created_at)::float8 AS at
+          FROM event_log
+         ORDER BY pos
+        """
+    )
+    messages = await conn.fetch("SELECT id, channel_id, author_id, content FROM messages")
+    nonces = await conn.fetch("SELECT author_id, nonce, message_id FROM message_nonces")
+    members = await conn.fetch("SELECT user_id, guild_id FROM members")
+    channels = await conn.fetch("SELECT id, name FROM channels")
+    return Stored(
+        rows={row["pos"]: _row(row, offset) for row in log},
+        head=await conn.fetchval("SELECT pos FROM log_head"),
+        outbox=[row["id"] for row in await conn.fetch("SELECT id FROM event_outbox ORDER BY id")],
+        messages={
+            str(m["id"]): (str(m["channel_id"]), str(m["author_id"]), m["content"])
+            for m in messages
+        },
+        nonces={(str(n["author_id"]), n["nonce"]): str(n["message_id"]) for n in nonces},
+        members={(str(m["user_id"]), str(m["guild_id"])) for m in members},
+        channels={str(c["id"]): c["name"] for c in channels},
+        guilds={str(g["id"]) for g in await conn.fetch("SELECT id FROM guilds")},
+        names={
+            str(u["id"]): u["global_name"]
+            for u in await conn.fetch("SELECT id, global_name FROM users")
+        },
+        sessions={str(s["id"]) for s in await conn.fetch("SELECT id FROM login_sessions")},
+    )
+
+
+def _row(row: asyncpg.Record, offset: float) -> Row:
+    payload = row["payload"]
+    return Row(
+        pos=row["pos"],
+        outbox_id=row["outbox_id"],
+        type=row["type"],
+        users=None if row["users"] is None else frozenset(map(str, row["users"])),
+        guild=_text(row["guild_id"]),
+        subject=_text(row["subject"]),
+        retracts=tuple(map(str, row["retracts"] or ())),
+        revises=_text(row["revises"]),
+        payload=None if payload is None else msgspec.json.decode(payload),
+        at=row["at"] + offset,
+    )
+
+
+def _text(number: int | None) -> str | None:
+    return None if number is None else str(number)

@@ -1,0 +1,518 @@
+"""The promise, cut into thirteen statements, each a function over what a run left behind."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import msgspec
+
+from tests.fault.calls import marker
+from tests.fault.evidence import JOINED, LEFT, Evidence, Frame, Life, Row
+from tests.fault.history import Op
+from tests.support.gateway import Frame as GatewayFrame
+from tests.support.reducer import View, differences
+
+Json = Any
+
+PROBE_S: Final = 5.0
+# How long after it was given up an operation may still be carried out by a server that was paused.
+LATE_S: Final = 45.0
+
+
+class Verdict(msgspec.Struct):
+    """What a function looked at, and the evidence for each violation, smallest first."""
+
+    number: int
+    title: str
+    checked: int = 0
+    violations: list[str] = []
+
+    def check(self, holds: object, *evidence: object) -> None:
+        self.checked += 1
+        if not holds:
+            self.violations.append("\n      ".join(map(str, evidence)))
+
+
+Invariant = Callable[[Evidence], Verdict]
+
+
+def acknowledged_is_stored(evidence: Evidence) -> Verdict:
+    verdict = Verdict(1, "every acknowledged write is in the database")
+    _sends_are_stored(evidence, verdict)
+    _last_words_are_stored(evidence, verdict)
+    _structure_is_stored(evidence, verdict)
+    return verdict
+
+
+def _sends_are_stored(evidence: Evidence, verdict: Verdict) -> None:
+    stored = evidence.stored
+    deleted = {op.about["id"] for op in evidence.ops_of("delete") if op.outcome != "fail"}
+    for op in evidence.ops_of("send"):
+        if not op.ok:
+            continue
+        message_id = op.result["id"]
+        verdict.check(
+            evidence.created.get(message_id), op, f"message {message_id} is not in the event log"
+        )
+        is_gone = message_id in deleted or op.about["channel_id"] not in stored.channels
+        if is_gone and _may_be_gone(evidence, op, deleted):
+            continue
+        found = stored.messages.get(message_id)
+        is_same = found is not None and found[:2] == (op.about["channel_id"], op.user)
+        verdict.check(is_same, op, f"message {message_id} is stored as {found}")
+    for op in evidence.ops_of("delete"):
+        if op.ok:
+            gone = op.about["id"] not in stored.messages
+            verdict.check(gone, op, "and the message is still stored")
+
+
+def _may_be_gone(evidence: Evidence, send: Op, deleted: set[str]) -> bool:
+    """Whether somebody asked for the end of the message, its channel or its guild."""
+    if send.result["id"] in deleted:
+        return True
+    channel_id = send.about["channel_id"]
+    return any(
+        op.outcome != "fail" and channel_id in op.about.get("channels", [op.about.get("channel_id")])
+        for op in evidence.ops_of("channel_delete", "guild_delete")
+    )
+
+
+def _last_words_are_stored(evidence: Evidence, verdict: Verdict) -> None:
+    """Where things were changed several times, the last acknowledged change stands."""
+    stored = evidence.stored
+    contents = {message_id: m[2] for message_id, m in stored.messages.items()}
+    for what, key, field, values in (
+        ("edit", "id", "words", contents),
+        ("channel_rename", "channel_id", "name", stored.channels),
+        ("rename_self", "user_id", "name", stored.names),
+    ):
+        changes: dict[str, list[Op]] = {}
+        for op in evidence.ops_of(what):
+            changes.setdefault(op.about[key], []).append(op)
+        for thing, ops in changes.items():
+            acknowledged = [op for op in ops if op.ok]
+            if thing in values and acknowledged:
+                unknown = [op for op in ops if op.outcome == "unknown"]
+                wanted = {op.about[field] for op in (acknowledged[-1], *unknown)}
+                found = values[thing]
+                verdict.check(found in wanted, acknowledged[-1], f"and stored is {found!r}")
+
+
+def _structure_is_stored(evidence: Evidence, verdict: Verdict) -> None:
+    stored = evidence.stored
+    ended = {
+        op.about[key]
+        for op in evidence.ops_of("channel_delete", "guild_delete")
+        if op.outcome != "fail"
+        for key in ("channel_id", "guild_id")
+        if key in op.about
+    }
+    for op in evidence.ops:
+        if not op.ok:
+            continue
+        match op.what:
+            case "channel_create" if op.result["id"] not in ended:
+                is_there = op.result["id"] in stored.channels
+                verdict.check(is_there, op, "and the channel is not stored")
+            case "guild_create" if op.result["id"] not in ended:
+                verdict.check(op.result["id"] in stored.guilds, op, "and the guild is not stored")
+            case "channel_delete":
+                verdict.check(op.about["channel_id"] not in stored.channels, op, "and it is stored")
+            case "guild_delete":
+                verdict.check(op.about["guild_id"] not in stored.guilds, op, "and it is stored")
+            case "logout":
+                ended_too = op.about["session_id"] not in stored.sessions
+                verdict.check(ended_too, op, "and the login session is stored")
+    _memberships_are_stored(evidence, verdict, ended)
+
+
+def _memberships_are_stored(evidence: Evidence, verdict: Verdict, ended: set[str]) -> None:
+    moves: dict[tuple[str, str], list[Op]] = {}
+    for op in evidence.ops_of("join", "leave"):
+        moves.setdefault((op.user, op.about["guild_id"]), []).append(op)
+    for pair, ops in moves.items():
+        acknowledged = [op for op in ops if op.ok]
+        if not acknowledged or pair[1] in ended:
+            continue
+        last = acknowledged[-1]
+        if any(op.outcome == "unknown" and op.begun > last.begun - LATE_S for op in ops):
+            continue
+        is_right = (pair in evidence.stored.members) == (last.what == "join")
+        verdict.check(is_right, last, "and the membership is stored otherwise")
+
+
+def everyone_got_it(evidence: Evidence) -> Verdict:
+    verdict = Verdict(2, "every entitled reader got it")
+    for life in evidence.lives:
+        for row in evidence.rows:
+            if row.pos <= life.start or row.outbox_id in life.suppressed:
+                continue
+            if row.pos > life.last:
+                break
+            if evidence.may_hear(life.user, row) and not _is_excused(evidence, life, row):
+                verdict.check(row.pos in life.heard, _missed(life, row))
+    _residents_got_all(evidence, verdict)
+    _nobody_was_sent_away(evidence, verdict)
+    return verdict
+
+
+def _is_excused(evidence: Evidence, life: Life, row: Row) -> bool:
+    """What a replay rightly leaves out: content that was taken back, guilds that were left since."""
+    if row.pos in life.heard:
+        return False
+    if row.payload is None:
+        return True
+    block = life.block_of(row.pos)
+    if block is None:
+        return False
+    if row.guild is None:
+        return False
+    move = evidence.next_move(life.user, row.guild, after=row.pos)
+    if row.type in {JOINED, LEFT} and row.users is not None:
+        # Coming and going within one replay are told as what they come to.
+        earlier = evidence.last_move(life.user, row.guild, before=row.pos)
+        return move is not None or (earlier is not None and earlier.pos > block.seq)
+    return move is not None and move.at < block.ended
+
+
+def _missed(life: Life, row: Row) -> str:
+    before = max((frame.pos for frame in life.frames if frame.pos < row.pos), default=life.start)
+    after = min((frame.pos for frame in life.frames if frame.pos > row.pos), default=0)
+    return f"{row} never came to {life.reader}, who got {before} and then {after}"
+
+
+def _residents_got_all(evidence: Evidence, verdict: Verdict) -> None:
+    """By acknowledgements alone, without the log: those who never left must have got each send."""
+    heard: dict[str, set[str]] = {}
+    lives: dict[str, list[Life]] = {}
+    for life in evidence.lives:
+        lives.setdefault(life.reader, []).append(life)
+        got = {f.d["id"] for f in life.frames if f.type in {"MESSAGE_CREATE", "MESSAGE_DELETE"}}
+        heard.setdefault(life.reader, set()).update(got)
+    for op in evidence.ops_of("send"):
+        # What was taken back need not have been told.
+        if not op.ok or op.result["id"] in evidence.deletions:
+            continue
+        for reader, channels in evidence.residents.items():
+            of_reader = lives.get(reader, [])
+            # Begun while a session stood, so that no READY has shown it instead.
+            if op.about["channel_id"] not in channels or not _stood(of_reader, op):
+                continue
+            got_it = op.result["id"] in heard.get(reader, ())
+            verdict.check(got_it, op, f"was acknowledged and never came to {reader}")
+
+
+def _stood(lives: Sequence[Life], op: Op) -> bool:
+    """Whether an operation lies within one gateway session that lasted to the end of the run."""
+    return len(lives) == 1 and lives[0].opened <= op.begun
+
+
+def _nobody_was_sent_away(evidence: Evidence, verdict: Verdict) -> None:
+    """Who resumes within the limits is not told to begin anew, nor that the login has ended."""
+    logouts = {op.user for op in evidence.ops_of("logout")}
+    for reader, turns in evidence.turns.items():
+        for turn in turns:
+            if turn.what == "invalid":
+                verdict.check(False, f"{reader} was refused a resume after {turn.seq}")  # noqa: FBT003
+            elif turn.what == "signed_out":
+                user = next((life.user for life in evidence.lives if life.reader == reader), "")
+                verdict.check(user in logouts, f"{reader} was signed out at {turn.at:.3f}")
+    for life in _last_lives(evidence):
+        verdict.check(
+            life.last >= evidence.fence,
+            f"{life.reader} got up to {life.last}, and the end was {evidence.fence}",
+        )
+
+
+def _last_lives(evidence: Evidence) -> list[Life]:
+    return list({life.reader: life for life in evidence.lives}.values())
+
+
+def nothing_came_twice(evidence: Evidence) -> Verdict:
+    verdict = Verdict(3, "nobody got anything twice")
+    seen: dict[tuple[str, str, str], Frame] = {}
+    for life in evidence.lives:
+        positions: dict[int, Frame] = {}
+        for frame in life.frames:
+            first = positions.setdefault(frame.pos, frame)
+            verdict.check(first is frame, f"{life.reader} got {first}", f"and {frame}")
+            if frame.type == "MESSAGE_CREATE":
+                one = seen.setdefault((life.reader, frame.type, frame.id), frame)
+                verdict.check(one is frame, f"{life.reader} got {one}", f"and {frame}")
+    return verdict
+
+
+def positions_increase(evidence: Evidence) -> Verdict:
+    verdict = Verdict(4, "s strictly increases for each reader")
+    for life in evidence.lives:
+        start = Frame(life.begun, life.start, "READY", {}, None)
+        for earlier, later in pairwise([start, *life.frames]):
+            # What READY was still without a position for comes after it, never before.
+            verdict.check(
+                later.pos > earlier.pos, f"{life.reader} got {earlier}", f"and then {later}"
+            )
+    return verdict
+
+
+def readers_agree(evidence: Evidence) -> Verdict:
+    verdict = Verdict(5, "any two readers agree on the order")
+    known: dict[int, tuple[str, Frame]] = {}
+    places: dict[tuple[str, str], tuple[str, Frame]] = {}
+    for life in evidence.lives:
+        for frame in life.frames:
+            reader, first = known.setdefault(frame.pos, (life.reader, frame))
+            is_same = (first.type, first.id) == (frame.type, frame.id)
+            verdict.check(is_same, f"{reader} got {first}", f"{life.reader} got {frame}")
+            if frame.type == "MESSAGE_CREATE":
+                reader, first = places.setdefault((frame.type, frame.id), (life.reader, frame))
+                is_same = first.pos == frame.pos
+                verdict.check(is_same, f"{reader} got {first}", f"{life.reader} got {frame}")
+    return verdict
+
+
+def later_is_higher(evidence: Evidence) -> Verdict:
+    verdict = Verdict(6, "what begins after another's acknowledgement has the higher s")
+    placed = sorted(_placed(evidence), key=lambda pair: -pair[0])
+    earliest: tuple[int, Op] | None = None
+    for pos, op in placed:
+        if earliest is not None:
+            higher, other = earliest
+            verdict.check(
+                other.ended >= op.begun,
+                f"s={higher} {other}",
+                f"was acknowledged before the beginning of s={pos} {op}",
+            )
+        if op.ok and (earliest is None or op.ended < earliest[1].ended):
+            earliest = pos, op
+    return verdict
+
+
+def _placed(evidence: Evidence) -> Iterator[tuple[int, Op]]:
+    """The operations whose position is known beyond doubt."""
+    edits, others = _positions(evidence)
+    for op in evidence.ops:
+        pos: int | None = None
+        match op.what:
+            case "send" if op.ok:
+                rows = evidence.created.get(op.result["id"])
+                pos = rows[0].pos if rows else None
+            case "edit":
+                pos = edits.get((op.about["id"], op.about["words"]))
+            case "delete" if op.about["id"] in evidence.deletions:
+                pos = evidence.deletions[op.about["id"]].pos
+            case "channel_create" | "guild_create" if op.ok:
+                pos = others.get((op.what, op.result["id"]))
+            case "channel_delete" | "guild_delete" if op.ok:
+                key = "channel_id" if op.what == "channel_delete" else "guild_id"
+                pos = others.get((op.what, op.about[key]))
+            case "channel_rename" | "rename_self":
+                pos = others.get((op.what, op.about["name"]))
+        # One that was refused, as somebody else did the same, is in no order with its event.
+        if pos is not None and op.outcome != "fail":
+            yield pos, op
+
+
+def _positions(
+    evidence: Evidence,
+) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], int]]:
+    """Where edits are, by what readers heard, and where changes of structure are, by the log."""
+    edits = {
+        (frame.d["id"], frame.d["content"]): frame.pos
+        for life in evidence.lives
+        for frame in life.frames
+        if frame.type == "MESSAGE_UPDATE"
+    }
+    others: dict[tuple[str, str], int] = {}
+    kinds = {
+        "CHANNEL_CREATE": ("channel_create", "id"),
+        "CHANNEL_DELETE": ("channel_delete", "id"),
+        "CHANNEL_UPDATE": ("channel_rename", "name"),
+        "GUILD_CREATE": ("guild_create", "id"),
+        "USER_UPDATE": ("rename_self", "global_name"),
+    }
+    for row in evidence.rows:
+        if row.type in kinds and row.payload:
+            what, field = kinds[row.type]
+            others.setdefault((what, str(row.payload.get(field))), row.pos)
+        elif row.type == LEFT and row.guild:
+            # The last one: leaving is told like a deletion, and nobody leaves after that.
+            others["guild_delete", row.guild] = row.pos
+    return edits, others
+
+
+def nothing_was_made_up(evidence: Evidence) -> Verdict:
+    verdict = Verdict(7, "nothing came that is not in the database, or whose operation failed")
+    stored = evidence.stored
+    failed = {op.about["nonce"]: op for op in evidence.ops_of("send") if op.outcome == "fail"}
+    for life in evidence.lives:
+        for frame in life.frames:
+            row = stored.rows.get(frame.pos)
+            is_known = row is not None and row.type == frame.type and _is_about(row, frame)
+            verdict.check(is_known, f"{life.reader} got {frame}", f"in the log is {row}")
+            if frame.type != "MESSAGE_CREATE":
+                continue
+            op = failed.get(marker(frame.d["content"]))
+            verdict.check(op is None, f"{life.reader} got {frame}", op)
+            is_there = (
+                frame.id in stored.messages
+                or frame.id in evidence.deletions
+                or frame.d["channel_id"] not in stored.channels
+            )
+            verdict.check(is_there, f"{life.reader} got {frame}", "and it is not stored")
+    return verdict
+
+
+def _is_about(row: Row, frame: Frame) -> bool:
+    """Whether a frame tells what is in the log; what was taken back has no payload any more."""
+    if row.payload is None:
+        return row.subject in {None, frame.d.get("id")}
+    return Frame(0, row.pos, row.type, row.payload, None).id == frame.id
+
+
+def retries_make_no_second(evidence: Evidence) -> Verdict:
+    verdict = Verdict(8, "unknown outcomes are the same for all, and a retry makes no second")
+    for op in evidence.ops_of("send"):
+        ids = evidence.ids_of.get((op.user, op.about["nonce"]), set())
+        verdict.check(len(ids) <= 1, op, f"there are {sorted(ids)}")
+        for message_id in ids:
+            count = len(evidence.created.get(message_id, ()))
+            verdict.check(count == 1, op, f"is in the log {count} times as {message_id}")
+        first = evidence.stored.nonces.get((op.user, op.about["nonce"]))
+        if op.ok:
+            same = first in {None, op.result["id"]}
+            verdict.check(same, op, f"the nonce stands for {first}, not {op.result['id']}")
+    for repost in evidence.reposts:
+        verdict.check(
+            repost.message_id == repost.op.result["id"],
+            repost.op,
+            f"was answered with {repost.status} {repost.message_id} when sent again",
+        )
+    return verdict
+
+
+def state_follows_events(evidence: Evidence) -> Verdict:
+    verdict = Verdict(9, "state + events == a fresh READY")
+    for life in _last_lives(evidence):
+        fresh = evidence.fresh.get(life.reader)
+        if fresh is None:
+            continue
+        try:
+            told, true = _view(_stream(life)), _view(fresh)
+        except (AssertionError, KeyError) as fault:
+            verdict.check(False, f"{life.reader}: {fault!r} makes no sense there")  # noqa: FBT003
+            continue
+        different = list(differences(told.state(), true.state()))
+        verdict.check(not different, f"{life.reader}:", *different[:3])
+    return verdict
+
+
+def _stream(life: Life) -> list[tuple[str, int, Json]]:
+    return [*life.opening, *((frame.type, frame.pos, frame.d) for frame in life.frames)]
+
+
+def _view(stream: Sequence[tuple[str, int, Json]]) -> View:
+    view = View()
+    for kind, s, d in stream:
+        try:
+            view.apply(GatewayFrame(op=0, d=d, s=s, t=kind))
+        except (AssertionError, KeyError) as fault:
+            raise AssertionError(f"{kind} s={s} {fault!r}") from fault
+    return view
+
+
+def nobody_heard_too_much(evidence: Evidence) -> Verdict:
+    verdict = Verdict(10, "nobody got what they may not see")
+    for life in evidence.lives:
+        for frame in life.frames:
+            row = evidence.stored.rows.get(frame.pos)
+            if row is None:
+                continue
+            verdict.check(
+                evidence.may_hear(life.user, row), f"{life.reader} got {frame}", row, "as a stranger"
+            )
+            upto = frame.block.upto if frame.block is not None else None
+            if upto is not None and row.users is None and row.guild is not None:
+                move = evidence.next_move(life.user, row.guild, after=row.pos)
+                verdict.check(
+                    move is None or move.pos > upto,
+                    f"{life.reader} got {frame}",
+                    f"though the replay reaches to {upto}, behind {move}",
+                )
+    return verdict
+
+
+def log_is_whole(evidence: Evidence) -> Verdict:
+    verdict = Verdict(11, "positions are contiguous and the same for all; the outbox is empty")
+    for earlier, later in pairwise(evidence.rows):
+        verdict.check(later.pos == earlier.pos + 1, earlier, f"and then {later}")
+    last = evidence.rows[-1].pos if evidence.rows else 1
+    verdict.check(last == evidence.stored.head, f"the head is {evidence.stored.head}, not {last}")
+    verdict.check(not evidence.stored.outbox, f"left in the outbox: {evidence.stored.outbox[:5]}")
+    places: dict[int, Row] = {}
+    for row in evidence.rows:
+        first = places.setdefault(row.outbox_id, row)
+        verdict.check(first is row, f"one event is {first}", f"and {row}")
+    for life in evidence.lives:
+        for frame in life.frames:
+            found = evidence.stored.rows.get(frame.pos)
+            is_same = found is not None and found.type == frame.type
+            verdict.check(is_same, f"{life.reader} got {frame}", f"in the log is {found}")
+    return verdict
+
+
+def deleted_stays_deleted(evidence: Evidence) -> Verdict:
+    verdict = Verdict(12, "deleted content never reappears")
+    newest = {row.revises: row for row in evidence.rows if row.revises is not None}
+    for row in evidence.rows:
+        if row.subject is None:
+            continue
+        deletion, edit = evidence.deletions.get(row.subject), newest.get(row.subject)
+        if deletion is not None and deletion.pos > row.pos:
+            verdict.check(row.payload is None, row, f"still has its content after {deletion}")
+        elif edit is not None and edit.pos > row.pos:
+            is_new = row.payload is None or _content(row) == _content(edit)
+            verdict.check(is_new, row, f"still has its old content after {edit}")
+    for life in evidence.lives:
+        for frame in life.frames:
+            deletion = evidence.deletions.get(str(frame.d.get("id")))
+            upto = frame.block.upto if frame.block is not None else None
+            if frame.type not in {"MESSAGE_CREATE", "MESSAGE_UPDATE"} or deletion is None:
+                continue
+            is_late = frame.pos > deletion.pos or (upto is not None and upto >= deletion.pos)
+            verdict.check(not is_late, f"{life.reader} got {frame}", f"in spite of {deletion}")
+    return verdict
+
+
+def _content(row: Row) -> Json:
+    return row.payload["content"] if row.payload else None
+
+
+def probes_arrive(evidence: Evidence) -> Verdict:
+    verdict = Verdict(13, f"after each fault a probe arrives within {PROBE_S:.0f} s")
+    for probe in evidence.probes:
+        verdict.check(
+            probe.waited is not None and probe.waited <= PROBE_S,
+            f"after {probe.fault} {probe.reader} waited for {probe.waited} s",
+        )
+    return verdict
+
+
+INVARIANTS: tuple[Invariant, ...] = (
+    acknowledged_is_stored,
+    everyone_got_it,
+    nothing_came_twice,
+    positions_increase,
+    readers_agree,
+    later_is_higher,
+    nothing_was_made_up,
+    retries_make_no_second,
+    state_follows_events,
+    nobody_heard_too_much,
+    log_is_whole,
+    deleted_stays_deleted,
+    probes_arrive,
+)
+
+
+def judge(evidence: Evidence) -> list[Verdict]:
+    return [invariant(evidence) for invariant in INVARIANTS]

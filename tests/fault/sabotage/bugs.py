@@ -1,0 +1,263 @@
+"""Bugs to be built into a server, by name: the checker must find each of them.
+
+Each replaces one thing inside the server before it starts. None is reachable without this folder.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from internal import app
+from internal.chat.message import service as message_service
+from internal.chat.message.model import MessageDeleted
+from internal.chat.ws import service as gateway_service
+from internal.chat.ws.client import Client
+from internal.chat.ws.events import frame_of
+from internal.chat.ws.hub import Hub
+from internal.db import cluster
+from internal.db.postgres import Conn, Database
+from internal.eventlog import outbox, repository
+from internal.eventlog.model import Entry
+from internal.eventlog.ring import Ring
+from internal.eventlog.tailer import Tailer
+from internal.events import Event
+from internal.guild.model import MemberLeft
+from internal.utils.snowflake import Snowflake
+
+BUGS: Final[dict[str, Callable[[], None]]] = {}
+
+# Every so many entries or batches a bug strikes.
+_SKIP: Final = 1000
+_SELDOM: Final = 40
+# Large enough for no message of a run, and small enough for bigint.
+_OFFSET: Final = 1
+
+
+def _bug(build: Callable[[], None]) -> Callable[[], None]:
+    BUGS[build.__name__] = build
+    return build
+
+
+@_bug
+def naive_cursor() -> None:
+    """The id of the insert is the position: what is committed late lies behind the cursor."""
+    write = outbox.write
+    numbers = itertools.count()
+
+    async def slow_write(conn: Conn, events: Sequence[Event]) -> None:
+        await write(conn, events)
+        # A commit that takes its time, as on a busy disk.
+        if next(numbers) % _SELDOM == 0:
+            await conn.execute("SELECT pg_sleep(0.05)")
+
+    async def drain(conn: Conn, limit: int) -> list[Entry]:
+        rows = await conn.fetch(
+            """
+            WITH fresh AS (
+                SELECT o.*
+                  FROM event_outbox AS o
+                 CROSS JOIN log_head AS h
+                 WHERE o.id + $2 > h.pos
+                 ORDER BY o.id
+                 LIMIT $1
+            ), gone AS (
+                DELETE FROM event_outbox AS o USING fresh WHERE o.id = fresh.id
+            ), moved AS (
+                INSERT INTO event_log (
+                       pos, outbox_id, type, users, guild_id, channel_id,
+                       subject, retracts, revises, payload, created_at
+                )
+                SELECT f.id + $2, f.id, f.type, f.users, f.guild_id, f.channel_id,
+                       f.subject, f.retracts, f.revises, f.payload, f.created_at
+                  FROM fresh AS f
+                RETURNING *
+            ), head AS (
+                UPDATE log_head
+                   SET pos = m.pos
+                  FROM (SELECT max(pos) AS pos FROM moved) AS m
+                 WHERE m.pos IS NOT NULL
+            )
+            SELECT * FROM moved ORDER BY pos
+            """,
+            limit,
+            _OFFSET,
+        )
+        return [Entry(row) for row in rows]
+
+    outbox.write = slow_write
+    repository.drain = drain
+
+
+@_bug
+def asynchronous_commit() -> None:
+    """What was acknowledged is on disk a moment later, or never."""
+    app._SERVER_SETTINGS["synchronous_commit"] = "off"
+    # The moment, made long enough for a test.
+    cluster.SETTINGS["wal_writer_delay"] = "2s"
+
+
+@_bug
+def skipping_tailer() -> None:
+    """One entry in a thousand is not handed on."""
+    take = Tailer._take
+
+    def take_most(self: Tailer, entries: Sequence[Entry]) -> None:
+        kept = [entry for entry in entries if entry.pos % _SKIP != _SKIP // 2]
+        if kept:
+            take(self, kept)
+        self.pos = entries[-1].pos
+
+    Tailer._take = take_most  # type: ignore[method-assign]  # That is what sabotage is.
+
+
+@_bug
+def unfiltered_replay() -> None:
+    """A resume replays all that was logged, whoever asks."""
+
+    async def missed(
+        self: gateway_service.GatewayService,
+        _user_id: Snowflake,
+        _guilds: set[int],
+        seq: int,
+        pos: int,
+    ) -> Sequence[Entry]:
+        return list(self._tailer.ring.after(seq, pos) or ())
+
+    def replay(entries: Sequence[Entry], *_rest: Any) -> list[bytes]:
+        return [frame for e in entries if not e.is_internal and (frame := frame_of(e)) is not None]
+
+    gateway_service.GatewayService._missed = missed  # type: ignore[method-assign]  # As above.
+    gateway_service.replay = replay
+
+
+@_bug
+def stale_replay() -> None:
+    """A resume asks who was allowed then, and not who is allowed now."""
+
+    def replay(
+        entries: Sequence[Entry], user_id: int, guilds: set[int], suppressed: Iterable[int]
+    ) -> Iterator[bytes]:
+        """As somebody would write it who forgot that people come and go in between."""
+        skip = set(suppressed)
+        for entry in entries:
+            if entry.outbox_id in skip or entry.is_internal:
+                continue
+            is_told = entry.guild_id in guilds if entry.users is None else user_id in entry.users
+            frame = frame_of(entry) if is_told else None
+            if frame is not None:
+                yield frame
+
+    gateway_service.replay = lambda *rest: list(replay(*rest))
+
+
+@_bug
+def forgotten_nonce() -> None:
+    """The retry of a send is a second send."""
+    message_service._key = lambda *_wish, **_rest: None
+
+
+@_bug
+def unscrubbed_deletion() -> None:
+    """What was deleted stays in the log, and in memory."""
+    MessageDeleted.retracts = lambda _self: ()  # type: ignore[method-assign]  # As above.
+
+
+@_bug
+def unscrubbed_memory() -> None:
+    """What was deleted is blanked in the log, but not in the memory that resumes are served from."""
+    Ring._take_back = lambda _self, _entry: None  # type: ignore[method-assign]  # As above.
+
+
+@_bug
+def double_delivery() -> None:
+    """Now and then live readers are told a thing twice."""
+    publish = Hub.publish
+    numbers = itertools.count(1)
+
+    def publish_twice(self: Hub, entries: Sequence[Entry]) -> None:
+        publish(self, entries)
+        if next(numbers) % _SELDOM == 0:
+            publish(self, entries)
+
+    Hub.publish = publish_twice  # type: ignore[method-assign]  # As above.
+
+
+@_bug
+def swapped_delivery() -> None:
+    """Two entries that come together are told in the wrong order, to all alike."""
+    publish = Hub.publish
+    Hub.publish = lambda self, entries: publish(self, entries[::-1])  # type: ignore[method-assign]  # As above.
+
+
+@_bug
+def late_events() -> None:
+    """Now and then the events of a transaction are written a while after it was acknowledged."""
+    write = outbox.write
+    begin = Database.__init__
+    numbers = itertools.count(1)
+    databases: list[Database] = []
+    writing: set[asyncio.Task[None]] = set()
+
+    def remember(self: Database, *rest: Any) -> None:
+        begin(self, *rest)
+        databases.append(self)
+
+    async def write_later(events: Sequence[Event]) -> None:
+        await asyncio.sleep(0.3)
+        async with databases[0].read() as conn:
+            await write(conn, events)
+
+    async def write_sometime(conn: Conn, events: Sequence[Event]) -> None:
+        if next(numbers) % _SELDOM:
+            await write(conn, events)
+            return
+        task = asyncio.create_task(write_later(list(events)))
+        writing.add(task)
+        task.add_done_callback(writing.discard)
+
+    Database.__init__ = remember  # type: ignore[method-assign]  # As above.
+    outbox.write = write_sometime
+
+
+@_bug
+def early_delivery() -> None:
+    """Things are told before it is certain that they happened."""
+    insert_all = message_service.repository.insert_all
+    numbers = itertools.count(1)
+
+    async def insert_and_forget(conn: Conn, messages: Sequence[Any]) -> None:
+        # Told, acknowledged, and not stored.
+        if next(numbers) % _SELDOM != 0:
+            await insert_all(conn, messages)
+
+    message_service.repository.insert_all = insert_and_forget
+
+
+@_bug
+def silent_departure() -> None:
+    """Nobody is told who has left."""
+    audience = MemberLeft.audience
+    nobody = (Snowflake(0),)
+
+    def to_nobody(self: MemberLeft) -> Any:
+        found = audience(self)
+        return type(found)(users=nobody, guild_id=found.guild_id)
+
+    MemberLeft.audience = to_nobody  # type: ignore[method-assign]  # As above.
+
+
+@_bug
+def deaf_after_a_while() -> None:
+    """Some sockets are told nothing any more, and not that anything is wrong."""
+    push = Client.push
+    numbers = itertools.count(1)
+
+    def push_some(self: Client, data: bytes) -> None:
+        if next(numbers) < _SKIP or b'"op":0' not in data:
+            push(self, data)
+
+    Client.push = push_some  # type: ignore[method-assign]  # As above.
+    Hub._spread = lambda self, guild_id, frames: [  # type: ignore[method-assign,assign]  # As above.
+        c.push(f) for f in frames for c in self._by_guild.get(guild_id or 0, ())
+    ]

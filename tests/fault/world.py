@@ -1,0 +1,167 @@
+"""The people of a run, their guilds and channels, and who does what while it lasts."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from tests.fault.calls import Account
+from tests.fault.flaky import FlakyLine
+from tests.fault.history import History
+from tests.fault.readers import Habits, Reader
+
+_CUT_BYTES: Final = 150_000
+
+STEADY: Final = Habits()
+DROPPING: Final = Habits(drops=2.5, away=1.5)
+STALLING: Final = Habits(stalls=3, drops=12, away=2)
+LEAVING: Final = Habits(drops=5, logs_out=4)
+
+
+class Scale(msgspec.Struct, frozen=True, kw_only=True):
+    """How many there are of each kind, and how long they think between two operations."""
+
+    writers: int = 6
+    talkers: int = 2
+    steady: int = 2
+    dropping: int = 3
+    stalling: int = 2
+    flaky: int = 2
+    leaving: int = 1
+    drifters: int = 3
+    guilds: int = 3
+    think_s: float = 0.05
+
+
+class Guild(msgspec.Struct):
+    """A guild with the channels that stay."""
+
+    id: str
+    channels: list[str]
+
+
+class World:
+    """Everybody, and where the nodes are."""
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        nodes: Callable[[], Sequence[str]],
+        folder: Path,
+        *,
+        seed: int,
+        scale: Scale,
+    ) -> None:
+        self._nodes = nodes
+        self._seed = seed
+        self.http = http
+        self.folder = folder
+        self.scale = scale
+        self.chance = random.Random(seed)  # noqa: S311  # A run can be repeated by its seed.
+        self.stopping = asyncio.Event()
+        self.histories: list[History] = []
+        self.accounts: dict[str, Account] = {}
+        self.readers: list[Reader] = []
+        self.guilds: list[Guild] = []
+        # Who reads which channels from the beginning to the end.
+        self.residents: dict[str, frozenset[str]] = {}
+        self.line = FlakyLine(self.node, self.branch("line"), mean=_CUT_BYTES)
+
+    def node(self) -> str:
+        """The address of any node."""
+        return self.chance.choice(self._nodes())
+
+    def branch(self, name: str) -> random.Random:
+        """Chance of its own for each client: what one does does not change what others do."""
+        return random.Random(f"{self._seed} {name}")  # noqa: S311
+
+    def history(self, account: Account, name: str = "") -> History:
+        made = History(self.folder, name or account.username, account.id)
+        self.histories.append(made)
+        return made
+
+    @property
+    def plaza(self) -> Guild:
+        """Where everybody is; nobody leaves it."""
+        return self.guilds[0]
+
+    @property
+    def vault(self) -> Guild:
+        """Where only its owner is, who talks to himself: nobody else may hear of it."""
+        return self.guilds[-1]
+
+    @property
+    def lost(self) -> int:
+        return sum(account.lost for account in self.accounts.values())
+
+    async def account(self, username: str) -> Account:
+        account = Account(self.http, self.node, username)
+        await account.sign_in(new=True)
+        self.accounts[username] = account
+        return account
+
+    async def found(self) -> None:
+        """Make everybody and everything that is there from the beginning."""
+        scale = self.scale
+        steward = await self.account("steward")
+        self.guilds = [await self._guild(steward, f"guild {n}") for n in range(scale.guilds + 2)]
+        groups = {
+            "writer": scale.writers,
+            "talker": scale.talkers,
+            "steady": scale.steady,
+            "dropping": scale.dropping,
+            "stalling": scale.stalling,
+            "flaky": scale.flaky,
+            "leaving": scale.leaving,
+            "drifter": scale.drifters,
+            "prober": 1,
+        }
+        names = [f"{group}{n}" for group, count in groups.items() for n in range(count)]
+        await asyncio.gather(*(self._move_in(name) for name in names))
+        habits = {
+            "talker": DROPPING,
+            "steady": STEADY,
+            "dropping": DROPPING,
+            "stalling": STALLING,
+            "flaky": STEADY,
+            "leaving": LEAVING,
+            "drifter": DROPPING,
+        }
+        for name in names:
+            group = name.rstrip("0123456789")
+            if group in habits:
+                self._listen(self.accounts[name], habits[group], is_flaky=group == "flaky")
+
+    def _listen(self, account: Account, habits: Habits, *, is_flaky: bool) -> None:
+        name = account.username
+        # Every second of those who stall does so behind little buffers.
+        behind_line = is_flaky or name.startswith("stalling")
+        node = (lambda: self.line.url) if behind_line else self.node
+        history = self.history(account, f"{name}.gateway")
+        reader = Reader(account, history, self.http, node, habits, self.branch(name))
+        self.readers.append(reader)
+        settled = self.guilds[:1] if name.startswith("drifter") else self.guilds[:-1]
+        channels = {channel for guild in settled for channel in guild.channels}
+        self.residents[reader.name] = frozenset(channels)
+
+    async def _guild(self, owner: Account, name: str) -> Guild:
+        made = await owner.must("POST", "/guilds", {"name": name, "discoverable": True})
+        channels = [made["channels"][0]["id"]]
+        for number in range(2):
+            body = {"guild_id": made["id"], "name": f"hall-{number}"}
+            channels.append((await owner.must("POST", "/channels", body))["id"])
+        return Guild(made["id"], channels)
+
+    async def _move_in(self, name: str) -> None:
+        account = await self.account(name)
+        settled = self.guilds[:1] if name.startswith("drifter") else self.guilds[:-1]
+        for guild in settled:
+            await account.must("POST", f"/guilds/{guild.id}/join")
+
+    def close(self) -> None:
+        for history in self.histories:
+            history.close()
