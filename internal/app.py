@@ -69,7 +69,8 @@ _FREE_BYTES: Final = 64 << 20
 _RING_ENTRIES: Final = 50_000
 _RING_BYTES: Final = 32 << 20
 _WARM: Final = 10_000
-_SWEEP_S: Final = 60.0
+_SECOND: Final = 1.0
+_MINUTE: Final = 60.0
 _SWEEP_ROWS: Final = 5_000
 # A statement that takes longer has lost its client's patience; a lock that is waited for longer
 # belongs to somebody who is stuck.
@@ -141,7 +142,9 @@ async def open_app(config: Config) -> AsyncIterator[App]:
         background.start("messages", features.messages.run())
         background.start("gateway-sweep", gateway.sweep())
         background.start("loop-lag", lag.sample())
-        background.start("sweep", _sweep(features))
+        background.start("sweep-sessions", _every(_SECOND, features.sessions.sweep))
+        background.start("sweep-messages", _every(_SECOND, features.messages.purge))
+        background.start("sweep-nonces", _every(_MINUTE, features.messages.sweep_nonces))
         handlers = Handlers(
             auth=AuthHandler(features.auth),
             sessions=SessionHandler(features.sessions),
@@ -314,7 +317,8 @@ async def _open_features(
     auth = AuthService(
         db, users=users, sessions=sessions, instance=instance, passwords=passwords, new_id=new_id
     )
-    messages = MessageService(db, channels, new_id, clock)
+    body_key = derive(secrets[0], "message-body", platform.instance_id)
+    messages = MessageService(db, channels, new_id, clock, body_key=body_key)
     typing = TypingService(db, channels, publish=hub.whisper, clock=clock)
 
     def forget_ended(entries: Sequence[Entry]) -> None:
@@ -337,15 +341,15 @@ async def _open_features(
     )
 
 
-async def _sweep(features: _Features) -> None:
-    """Take away what has expired, now and then."""
+async def _every(period_s: float, sweep: Callable[[int], Awaitable[int]]) -> None:
+    """Take away what has expired or is gone, again at once as long as there is more."""
     while True:
-        await asyncio.sleep(_SWEEP_S)
         try:
-            await features.sessions.sweep(_SWEEP_ROWS)
-            await features.messages.sweep_nonces(_SWEEP_ROWS)
+            while await sweep(_SWEEP_ROWS):  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0)
         except Exception:  # noqa: BLE001  # the next round tries again
             _log.exception("sweep_failed")
+        await asyncio.sleep(period_s)
 
 
 # The gateway.

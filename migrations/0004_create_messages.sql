@@ -42,10 +42,11 @@ CREATE TABLE message_nonces (
     nonce      text        NOT NULL,
     channel_id bigint      NOT NULL,
     message_id bigint      NOT NULL,
-    -- SHA-256 of the body: the same nonce with another body is refused.
+    -- Keyed SHA-256 of the body: the same nonce with another body is refused.
     body_hash  bytea       NOT NULL,
-    -- How the author looked then, as JSON: the first answer is given again. Content is not kept.
-    author     bytea       NOT NULL,
+    -- How the author looked then: the first answer is given again. Content is not kept.
+    username    text        NOT NULL,
+    global_name text,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT message_nonces_pkey PRIMARY KEY (author_id, nonce),
     CONSTRAINT message_nonces_author_fkey

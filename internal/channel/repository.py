@@ -7,7 +7,7 @@ import msgspec
 
 from internal.channel.model import ChannelAccess, DirectMessage
 from internal.db.postgres import Conn
-from internal.guild.model import GuildChannel, PartialMember
+from internal.guild.model import DELETED_AT_ONCE, GuildChannel, PartialMember
 from internal.permission import model as permission
 from internal.user.model import User
 from internal.utils.json import Timestamp
@@ -140,7 +140,15 @@ async def update(conn: Conn, channel: GuildChannel) -> None:
 
 
 async def delete(conn: Conn, channel_id: Snowflake) -> None:
-    """Delete a channel. Its messages, which may be millions, are queued to be purged."""
+    """Delete a channel. Of its messages, which may be millions, the rest is queued to be purged."""
+    await conn.execute(
+        """
+        DELETE FROM messages
+         WHERE ctid = ANY (ARRAY(SELECT ctid FROM messages WHERE channel_id = $1 LIMIT $2))
+        """,
+        channel_id,
+        DELETED_AT_ONCE,
+    )
     await conn.execute("INSERT INTO purges (channel_id) VALUES ($1)", channel_id)
     await conn.execute("DELETE FROM channels WHERE id = $1", channel_id)
 

@@ -16,6 +16,9 @@ MAX_GUILDS_OF_USER: Final = 200
 MAX_MEMBERS: Final = 1_000_000
 # Above this many members a guild is large: GUILD_CREATE carries no more than these and one's own.
 LARGE: Final = 250
+# Deleting a guild or a channel deletes so many of its messages at once; the rest is purged later,
+# so that nobody waits for millions.
+DELETED_AT_ONCE: Final = 1000
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=ONE_LINE)]
 Description = Annotated[str, msgspec.Meta(max_length=300, pattern=NO_NUL)]

@@ -6,6 +6,7 @@ import asyncpg
 
 from internal.db.postgres import Conn
 from internal.guild.model import (
+    DELETED_AT_ONCE,
     LARGE,
     GuildAccess,
     GuildChannel,
@@ -401,8 +402,24 @@ async def update(conn: Conn, guild: GuildRow) -> None:
 async def delete(conn: Conn, guild_id: Snowflake) -> None:
     """Delete a guild and, by the foreign keys, all that is in it.
 
-    But the messages, which may be millions: their channels are queued to be purged.
+    But of the messages, which may be millions, only some: their channels are queued to be purged.
     """
+    await conn.execute(
+        """
+        DELETE FROM messages
+         WHERE ctid = ANY (ARRAY(
+               SELECT m.ctid
+                 FROM channels AS c
+                CROSS JOIN LATERAL (
+                      SELECT ctid FROM messages WHERE channel_id = c.id LIMIT $2
+                      ) AS m
+                WHERE c.guild_id = $1
+                LIMIT $2
+         ))
+        """,
+        guild_id,
+        DELETED_AT_ONCE,
+    )
     await conn.execute(
         """
         INSERT INTO purges (channel_id)

@@ -46,6 +46,7 @@ from internal.errors import (
     RegistrationClosed,
     SlowMode,
     TooManyChannels,
+    TooManyDirectMessages,
     TooManyGuilds,
     TooManyMembers,
     Unauthorized,
@@ -381,7 +382,7 @@ def _channels(channels: ChannelHandler, typing: TypingHandler) -> Iterable[Route
         rule=CREATE,
         body=OpenDirectMessage,
         answer=DirectMessage,
-        errors=(UnknownUser, CannotMessageUser),
+        errors=(UnknownUser, CannotMessageUser, TooManyDirectMessages),
     )
     yield _row(
         "GET /users/@me/channels",

@@ -1,5 +1,6 @@
 """Leaks: secrets and words of people in logs and metrics, and what was deleted in the event log."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -331,7 +332,10 @@ async def test_what_went_with_its_place_is_told_to_nobody(
     path = f"/guilds/{guild.id}" if what == "guild" else f"/channels/{guild.channel_id}"
     await ada.delete(path)
     await ada.fence()
-    assert await stored(database, "canary-buried") == []
+    async with asyncio.timeout(10):
+        # Out of reach at once; what lies on the disk is swept behind.
+        while await stored(database, "canary-buried"):
+            await ada.fence()
     first = next(frame.s for frame in before.frames if frame.s)
     replay = await bob.resume(before.session_id, first)
     await replay.expect("RESUMED")

@@ -1,12 +1,11 @@
 """Those who change things: writers, talkers, drifters and the steward of the guilds."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
 from tests.fault.calls import Account
-from tests.fault.history import History, Op
+from tests.fault.history import Op
 from tests.fault.readers import Reader
 from tests.fault.world import World
 
@@ -21,8 +20,8 @@ class Actor:
     def __init__(self, world: World, account: Account, *, pace: float = 1.0) -> None:
         self.world = world
         self.account = account
-        self.history: History = world.history(account)
-        self.chance: random.Random = world.branch(f"{account.username} acts")
+        self.history = world.history(account)
+        self.chance = world.branch(f"{account.username} acts")
         self._pace = pace
         self._count = 0
         self._choices: list[tuple[float, Callable[[], Awaitable[None]]]] = []
@@ -36,7 +35,9 @@ class Actor:
         weights = [weight for weight, _ in self._choices]
         while not self.world.stopping.is_set():
             await self.chance.choices(acts, weights)[0]()
-            await asyncio.sleep(self.chance.expovariate(1 / (self.world.scale.think_s * self._pace)))
+            await asyncio.sleep(
+                self.chance.expovariate(1 / (self.world.scale.think_s * self._pace))
+            )
 
     def words(self) -> str:
         """Words that nobody has said before."""

@@ -32,9 +32,7 @@ def marker(words: str) -> str:
 class Account:
     """Somebody who is signed in, and calls any of the nodes."""
 
-    def __init__(
-        self, http: aiohttp.ClientSession, node: Callable[[], str], username: str
-    ) -> None:
+    def __init__(self, http: aiohttp.ClientSession, node: Callable[[], str], username: str) -> None:
         self.username = username
         self.id = ""
         self.token = ""
@@ -54,9 +52,7 @@ class Account:
         data = None if body is None else msgspec.json.encode(body)
         async with (
             asyncio.timeout(CALL_S),
-            self._http.request(
-                method, self._node() + path, data=data, headers=headers
-            ) as response,
+            self._http.request(method, self._node() + path, data=data, headers=headers) as response,
         ):
             content = await response.read()
             self.statuses[response.status] += 1

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from tests.fault.actors import cast
 from tests.fault.calls import Account
 from tests.fault.evidence import Evidence, Probe, Repost, read_database
 from tests.fault.faults import FAULTS, Fault, Target, faketime, own_disk
-from tests.fault.history import Op
+from tests.fault.history import History, Op
 from tests.fault.invariants import PROBE_S, Verdict, judge
 from tests.fault.readers import Reader
 from tests.fault.world import Scale, World
-from tests.support.gateway import Gateway, Op as Opcode
+from tests.support.gateway import Gateway
+from tests.support.gateway import Op as Opcode
 from tests.support.process import ROOT, ServerProcess
 
 Json = Any
@@ -30,8 +31,6 @@ Json = Any
 LAUNCHER = ROOT / "tests" / "fault" / "sabotage" / "launch.py"
 _LONGEST_REST_S = 3.0
 _MOST_REPOSTS = 40
-# A probe that is late is waited for a little longer, to tell late from lost.
-_LATE_S = 10.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +44,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     sabotage: str = ""
     # How long readers may take to hear of everything at the end.
     settle_s: float = 30.0
+    # A probe that is late is waited for a little longer, to tell late from lost.
+    patience_s: float = 10.0
+    # How long the outbox may take to empty itself at the end.
+    quiet_s: float = 5.0
     # Inject each fault once, in this order, instead of any in random order.
     in_turn: bool = False
 
@@ -124,22 +127,22 @@ class Campaign:
     # Faults.
 
     async def _trouble(self) -> None:
-        """One fault after the other, with a rest in between."""
-        until = time.monotonic() + self._plan.seconds
-        possible = [fault for fault in map(FAULTS.__getitem__, self._plan.faults) if self._can(fault)]
-        order: list[Fault] = []
-        turns = len(possible) if self._plan.in_turn else sys.maxsize
+        """One fault after the other, with a rest before each and after the last."""
+        possible = [f for f in map(FAULTS.__getitem__, self._plan.faults) if self._can(f)]
         rest = min(_LONGEST_REST_S, self._plan.seconds / (len(possible) + 1))
+        if self._plan.in_turn or not possible:
+            for fault in possible:
+                await asyncio.sleep(rest)
+                await self._inject(fault)
+            await asyncio.sleep(rest if possible else self._plan.seconds)
+            return
+        until = time.monotonic() + self._plan.seconds
+        order: list[Fault] = []
         while time.monotonic() < until:
-            await asyncio.sleep(min(self._chance.uniform(0.5, 1) * rest, until - time.monotonic()))
-            if not possible or turns == 0 or time.monotonic() >= until:
-                continue
+            await asyncio.sleep(self._chance.uniform(0.5, 1) * rest)
             if not order:
-                order = list(possible)
-                if not self._plan.in_turn:
-                    self._chance.shuffle(order)
-            await self._inject(order.pop(0))
-            turns -= 1
+                order = self._chance.sample(possible, len(possible))
+            await self._inject(order.pop())
 
     def _can(self, fault: Fault) -> bool:
         reason = fault.obstacle(self._target)
@@ -176,14 +179,22 @@ class Campaign:
             self._prober.send(self._history(), self._world.plaza.channels[0], words)
         )
         steady = [r for r in self._world.readers if r.name.startswith("steady")]
-        waits = await asyncio.gather(*(_wait(reader, words, over) for reader in steady))
+        waits = await asyncio.gather(*(self._wait(reader, words, over) for reader in steady))
         await sending
         self._probes += [
             Probe(fault, reader.name, waited) for reader, waited in zip(steady, waits, strict=True)
         ]
         return list(waits)
 
-    def _history(self) -> Any:
+    async def _wait(self, reader: Reader, words: str, since: float) -> float | None:
+        try:
+            async with asyncio.timeout(PROBE_S + self._plan.patience_s):
+                await reader.has_heard(words)
+        except TimeoutError:
+            return None
+        return time.monotonic() - since
+
+    def _history(self) -> History:
         world = self._world
         found = next((h for h in world.histories if h.name == "prober0"), None)
         return found or world.history(world.accounts["prober0"])
@@ -196,56 +207,50 @@ class Campaign:
             reader.is_calm = True
         assert self._prober is not None
         channel_id = world.plaza.channels[0]
-        fence = await self._prober.send(self._history(), channel_id, "fence")
+        await self._prober.send(self._history(), channel_id, "fence")
         self.say("all operations have ended; waiting until everybody has heard of them")
-        # Who does not hear of it in time is found by its history.
-        await asyncio.wait(
-            [asyncio.ensure_future(reader.has_heard("fence")) for reader in world.readers],
-            timeout=self._plan.settle_s,
-        )
-        await self._quiet()
-        fresh = dict(zip([r.name for r in world.readers], await self._fresh(), strict=True))
+        end = await self._quiet()
+        # Who does not get there in time is found by its history.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._plan.settle_s):
+                await asyncio.gather(*(reader.has_reached(end) for reader in world.readers))
+        looks = await asyncio.gather(*(self._look(reader) for reader in world.readers))
+        fresh = dict(zip([reader.name for reader in world.readers], looks, strict=True))
         reposts = await self._repost()
         await self._quiet()
-        stored = await read_database(
-            self._dsn(), wall_to_monotonic=time.monotonic() - time.time()
-        )
-        evidence = Evidence(
+        stored = await read_database(self._dsn(), wall_to_monotonic=time.monotonic() - time.time())
+        return Evidence(
             world.histories,
             stored,
             probes=self._probes,
             reposts=reposts,
             fresh=fresh,
+            fence=end,
             residents=world.residents,
         )
-        if fence.ok and (rows := evidence.created.get(fence.result["id"])):
-            evidence.fence = rows[0].pos
-        return evidence
 
     def _dsn(self) -> str:
         return self._target.database.environ.get("DATABASE_URL") or self._target.superuser_dsn
 
-    async def _quiet(self) -> None:
-        """Wait until the outbox is empty and the log stands still; a little while, no longer."""
+    async def _quiet(self) -> int:
+        """Wait until the outbox is empty and the log stands still, but not for ever; its head."""
         conn = await asyncpg.connect(self._dsn(), timeout=10)
         try:
-            before, until = None, time.monotonic() + 5
+            before, until = None, time.monotonic() + self._plan.quiet_s
             while time.monotonic() < until:
                 now = await conn.fetchrow(
                     "SELECT pos, (SELECT count(*) FROM event_outbox) AS waiting FROM log_head"
                 )
                 if now == before and now is not None and not now["waiting"]:
-                    return
+                    break
                 before = now
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.1)
+            return int(before["pos"]) if before is not None else 0
         finally:
             await conn.close()
 
-    async def _fresh(self) -> list[list[tuple[str, int, Json]]]:
-        """What everybody is told who comes now."""
-        return [await self._look(reader) for reader in self._world.readers]
-
     async def _look(self, reader: Reader) -> list[tuple[str, int, Json]]:
+        """What the same person is told who comes now."""
         url = self._world.node().replace("http", "ws", 1) + "/gateway?v=10&encoding=json"
         gateway = await Gateway.open(url)
         try:
@@ -263,12 +268,15 @@ class Campaign:
             op
             for history in self._world.histories
             for op in history.ops
-            if op.what == "send" and op.ok and op.about["channel_id"] in static
+            if op.what == "send"
+            and op.ok
+            and op.about["channel_id"] in static
             and not by_id[op.user].username.startswith("drifter")
         ]
         self._chance.shuffle(sends)
         sends.sort(key=lambda op: -op.attempts)
-        return [await _again(by_id[op.user], op) for op in sends[:_MOST_REPOSTS]]
+        again = (_again(by_id[op.user], op) for op in sends[:_MOST_REPOSTS])
+        return list(await asyncio.gather(*again))
 
     def _result(self, evidence: Evidence) -> Result:
         world = self._world
@@ -293,15 +301,6 @@ class Campaign:
             verdicts=judge(evidence),
             complaints=[line for line in lines if '"exception"' in line or "Traceback" in line],
         )
-
-
-async def _wait(reader: Reader, words: str, since: float) -> float | None:
-    try:
-        async with asyncio.timeout(PROBE_S + _LATE_S):
-            await reader.has_heard(words)
-    except TimeoutError:
-        return None
-    return time.monotonic() - since
 
 
 async def _again(account: Account, op: Op) -> Repost:

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import msgspec
+from typing_extensions import override
 
 from tests.fault.calls import marker
 from tests.fault.history import Heard, History, Op, Turn
@@ -27,12 +28,13 @@ class Row(msgspec.Struct):
     type: str
     users: frozenset[str] | None
     guild: str | None
+    channel: str | None
     subject: str | None
-    retracts: tuple[str, ...]
     revises: str | None
     payload: Json
     at: float
 
+    @override
     def __str__(self) -> str:
         return f"log row {self.pos} {self.type} guild={self.guild} subject={self.subject}"
 
@@ -78,6 +80,7 @@ class Frame(msgspec.Struct):
             return f"{d.get('guild_id')}/{d['user']['id']}"
         return str(d.get("id") or d.get("ids"))
 
+    @override
     def __str__(self) -> str:
         how = f" in the replay after {self.block.seq}" if self.block else ""
         return f"frame s={self.pos} {self.type} {self.id} at {self.at:.3f}{how}"
@@ -96,7 +99,6 @@ class Life(msgspec.Struct, dict=True):
     blocks: list[Block]
     opening: list[tuple[str, int, Json]]
     last: int
-    end: str = ""
 
     @cached_property
     def heard(self) -> set[int]:
@@ -199,7 +201,25 @@ class Evidence:
 
     @cached_property
     def deletions(self) -> dict[str, Row]:
-        return {gone: row for row in self.rows for gone in row.retracts}
+        """By what each message was taken back: its own end, that of its channel, or of its guild.
+
+        By what was told, not by what the log says it blanks: that may be forgotten.
+        """
+        found: dict[str, Row] = {}
+        channels: dict[str, Row] = {}
+        guilds: dict[str, Row] = {}
+        for row in self.rows:
+            if row.type in {"MESSAGE_DELETE", "MESSAGE_DELETE_BULK"}:
+                found.update((gone, row) for gone in row.payload.get("ids") or [row.payload["id"]])
+            elif row.type == "CHANNEL_DELETE":
+                channels[row.payload["id"]] = row
+            elif row.type == LEFT and row.guild and row.guild not in self.stored.guilds:
+                guilds[row.guild] = row
+        for message_id, rows in self.created.items():
+            ended = channels.get(rows[0].channel or "") or guilds.get(rows[0].guild or "")
+            if ended is not None:
+                found.setdefault(message_id, ended)
+        return found
 
     @cached_property
     def ids_of(self) -> dict[tuple[str, str], set[str]]:
@@ -226,7 +246,7 @@ class Evidence:
 
 
 def lives_of(history: History) -> list[Life]:
-    """Cut what a reader heard into gateway sessions. One that broke off while opening is left out."""
+    """Cut what a reader heard into gateway sessions, but for those that broke off while opening."""
     return list(_Cutter(history).lives())
 
 
@@ -264,9 +284,8 @@ class _Cutter:
                 if self._block is not None:
                     self._block.ended = turn.at
                 self._block = None
-            case "invalid" | "signed_out":
-                if self._life is not None:
-                    self._life.end = turn.what
+            case _:
+                return
 
     def _hear(self, heard: Heard, d: Json) -> None:
         if self._life is None:
@@ -322,7 +341,7 @@ async def read_database(dsn: str, *, wall_to_monotonic: float) -> Stored:
 async def _read(conn: "asyncpg.Connection[asyncpg.Record]", offset: float) -> Stored:
     log = await conn.fetch(
         """
-        SELECT pos, outbox_id, type, users, guild_id, subject, retracts, revises, payload,
+        SELECT pos, outbox_id, type, users, guild_id, channel_id, subject, revises, payload,
                extract(epoch FROM created_at)::float8 AS at
           FROM event_log
          ORDER BY pos
@@ -360,8 +379,8 @@ def _row(row: asyncpg.Record, offset: float) -> Row:
         type=row["type"],
         users=None if row["users"] is None else frozenset(map(str, row["users"])),
         guild=_text(row["guild_id"]),
+        channel=_text(row["channel_id"]),
         subject=_text(row["subject"]),
-        retracts=tuple(map(str, row["retracts"] or ())),
         revises=_text(row["revises"]),
         payload=None if payload is None else msgspec.json.decode(payload),
         at=row["at"] + offset,

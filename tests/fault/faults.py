@@ -123,8 +123,7 @@ async def kill_both(target: Target) -> None:
 @_fault(_needs_embedded)
 async def kill_backend(target: Target) -> None:
     """`kill -9` of one connection's process, whereupon PostgreSQL ends all and recovers."""
-    title = f"postgres: {APP} "
-    backends = [p for p in target.postgres() if title in " ".join(_command(p))]
+    backends = [p for p in target.postgres() if f" {APP} " in " ".join(_command(p))]
     if backends:
         with suppress(psutil.NoSuchProcess):
             target.chance.choice(backends).kill()
@@ -174,12 +173,16 @@ async def restart(target: Target) -> None:
 @_fault(_needs_faketime)
 async def jump_clock(target: Target) -> None:
     """The clock of the nodes goes wrong by up to a minute, and after a while is right again."""
-    path = Path(target.database.environ["FAKETIME_TIMESTAMP_FILE"])
-    path.write_text(f"{target.chance.choice((-1, 1)) * target.chance.uniform(5, 60):+.1f}\n")
+    _set_clock(target, target.chance.choice((-1, 1)) * target.chance.uniform(5, 60))
     try:
         await asyncio.sleep(target.chance.uniform(2, 4))
     finally:
-        path.write_text("+0.0\n")
+        _set_clock(target, 0)
+
+
+def _set_clock(target: Target, off_s: float) -> None:
+    path = Path(target.database.environ["FAKETIME_TIMESTAMP_FILE"])
+    path.write_text(f"{off_s:+.1f}\n")
 
 
 @_fault(_needs_own_disk)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from typing_extensions import override
 
 Json = Any
 Outcome: TypeAlias = Literal["ok", "fail", "unknown"]
@@ -45,7 +46,7 @@ class Heard(msgspec.Struct, tag="heard", tag_field="kind"):
 
 
 class Turn(msgspec.Struct, tag="turn", tag_field="kind"):
-    """Something that happened to a connection: open, identify, resume, invalid, closed, pause …"""
+    """Something that happened to a connection: opened, resumed, refused, closed and so on."""
 
     at: float
     socket: int
@@ -75,6 +76,7 @@ class Op(msgspec.Struct):
     def ok(self) -> bool:
         return self.outcome == "ok"
 
+    @override
     def __str__(self) -> str:
         return (
             f"op {self.op} {self.what} {self.about} by {self.user} at {self.begun:.3f} to"

@@ -72,7 +72,8 @@ def _may_be_gone(evidence: Evidence, send: Op, deleted: set[str]) -> bool:
         return True
     channel_id = send.about["channel_id"]
     return any(
-        op.outcome != "fail" and channel_id in op.about.get("channels", [op.about.get("channel_id")])
+        op.outcome != "fail"
+        and channel_id in op.about.get("channels", [op.about.get("channel_id")])
         for op in evidence.ops_of("channel_delete", "guild_delete")
     )
 
@@ -123,6 +124,8 @@ def _structure_is_stored(evidence: Evidence, verdict: Verdict) -> None:
             case "logout":
                 ended_too = op.about["session_id"] not in stored.sessions
                 verdict.check(ended_too, op, "and the login session is stored")
+            case _:
+                continue
     _memberships_are_stored(evidence, verdict, ended)
 
 
@@ -157,7 +160,7 @@ def everyone_got_it(evidence: Evidence) -> Verdict:
 
 
 def _is_excused(evidence: Evidence, life: Life, row: Row) -> bool:
-    """What a replay rightly leaves out: content that was taken back, guilds that were left since."""
+    """What a replay rightly leaves out: content that was taken back, guilds that were left."""
     if row.pos in life.heard:
         return False
     if row.payload is None:
@@ -307,6 +310,8 @@ def _placed(evidence: Evidence) -> Iterator[tuple[int, Op]]:
                 pos = others.get((op.what, op.about[key]))
             case "channel_rename" | "rename_self":
                 pos = others.get((op.what, op.about["name"]))
+            case _:
+                continue
         # One that was refused, as somebody else did the same, is in no order with its event.
         if pos is not None and op.outcome != "fail":
             yield pos, op
@@ -428,7 +433,10 @@ def nobody_heard_too_much(evidence: Evidence) -> Verdict:
             if row is None:
                 continue
             verdict.check(
-                evidence.may_hear(life.user, row), f"{life.reader} got {frame}", row, "as a stranger"
+                evidence.may_hear(life.user, row),
+                f"{life.reader} got {frame}",
+                row,
+                "as a stranger",
             )
             upto = frame.block.upto if frame.block is not None else None
             if upto is not None and row.users is None and row.guild is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -83,6 +84,8 @@ class Reader:
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._heard: set[str] = set()
         self._awaited: dict[str, asyncio.Event] = {}
+        self._goal = sys.maxsize
+        self._arrived = asyncio.Event()
         self._sent: dict[str, asyncio.Future[Json]] = {}
         self._last_heard = 0.0
         self._beaten = 0.0
@@ -96,6 +99,12 @@ class Reader:
         """Wait for a message with these words."""
         if words not in self._heard:
             await self._awaited.setdefault(words, asyncio.Event()).wait()
+
+    async def has_reached(self, pos: int) -> None:
+        """Wait for this position or a later one, by whatever way it comes."""
+        self._goal = pos
+        if self._seq < pos:
+            await self._arrived.wait()
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -174,6 +183,8 @@ class Reader:
                 waiting = self._sent.get(answer["nonce"])
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
+            case _:
+                return
 
     async def _greet(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         d: dict[str, Json] = {"token": self.account.token}
@@ -191,6 +202,8 @@ class Reader:
         self.history.note(Heard(time.monotonic(), self._sockets, kind, s, d))
         self.frames += 1
         self._seq = s
+        if s >= self._goal:
+            self._arrived.set()
         if kind == "MESSAGE_CREATE":
             words = marker(_named(d).content)
             self._heard.add(words)

@@ -35,6 +35,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     drifters: int = 3
     guilds: int = 3
     think_s: float = 0.05
+    # How much more often than usual readers misbehave, and for how much shorter a time.
+    haste: float = 1.0
 
 
 class Guild(msgspec.Struct):
@@ -142,7 +144,9 @@ class World:
         behind_line = is_flaky or name.startswith("stalling")
         node = (lambda: self.line.url) if behind_line else self.node
         history = self.history(account, f"{name}.gateway")
-        reader = Reader(account, history, self.http, node, habits, self.branch(name))
+        haste = self.scale.haste
+        hasty = Habits(*(habit / haste for habit in msgspec.structs.astuple(habits)))
+        reader = Reader(account, history, self.http, node, hasty, self.branch(name))
         self.readers.append(reader)
         settled = self.guilds[:1] if name.startswith("drifter") else self.guilds[:-1]
         channels = {channel for guild in settled for channel in guild.channels}

@@ -12,7 +12,7 @@ from internal.channel.service import ChannelService
 from internal.chat.message.service import MessageService
 from internal.db.postgres import Database
 from internal.eventlog import outbox
-from internal.guild.model import CreateGuild
+from internal.guild.model import DELETED_AT_ONCE, CreateGuild
 from internal.guild.service import GuildService
 from internal.utils.snowflake import Snowflake, SnowflakeFactory
 from tests.support.clock import StandingClock
@@ -42,7 +42,12 @@ async def rooms(database_url: str) -> AsyncIterator[Rooms]:
         )
         guilds = GuildService(db, new_id)
         channels = ChannelService(db, guilds, new_id)
-        yield Rooms(db, guilds, channels, MessageService(db, channels, new_id, StandingClock()))
+        yield Rooms(
+            db,
+            guilds,
+            channels,
+            MessageService(db, channels, new_id, StandingClock(), body_key=b""),
+        )
 
 
 async def fill(rooms: Rooms, channel_id: Snowflake, count: int) -> None:
@@ -86,7 +91,7 @@ async def test_messages_of_what_is_gone_are_purged_in_pieces_and_no_others(rooms
     assert isinstance(kept.channels, tuple)
     second = await rooms.channels.create(OWNER, gone.id, CreateChannel(name="second"))
     empty = await rooms.channels.create(OWNER, kept.id, CreateChannel(name="empty"))
-    await fill(rooms, gone.channels[0].id, 250)
+    await fill(rooms, gone.channels[0].id, DELETED_AT_ONCE + 250)
     await fill(rooms, second.id, 30)
     await fill(rooms, kept.channels[0].id, 70)
 
@@ -103,11 +108,13 @@ async def test_messages_of_what_is_gone_are_purged_in_pieces_and_no_others(rooms
 async def test_a_purge_goes_on_where_another_process_stopped(rooms: Rooms) -> None:
     guild = await rooms.guilds.create(OWNER, CreateGuild(name="Gone"))
     assert isinstance(guild.channels, tuple)
-    await fill(rooms, guild.channels[0].id, 250)
+    await fill(rooms, guild.channels[0].id, DELETED_AT_ONCE + 250)
     await rooms.guilds.delete(OWNER, guild.id)
     assert await rooms.messages.purge(100) == 100
 
-    successor = MessageService(rooms.db, rooms.channels, lambda: OWNER, StandingClock())
+    successor = MessageService(
+        rooms.db, rooms.channels, lambda: OWNER, StandingClock(), body_key=b""
+    )
     while await successor.purge(100):
         assert await left(rooms) != (0, 0, 1)
     assert await left(rooms) == (0, 0, 0)
@@ -117,3 +124,15 @@ async def test_marks_that_no_slow_mode_reaches_are_swept(rooms: Rooms) -> None:
     await fill(rooms, Snowflake(7), 1)
     assert await rooms.messages.sweep_marks(10) == 1
     assert await rooms.messages.sweep_marks(10) == 0
+
+
+async def test_a_few_messages_go_at_once(rooms: Rooms) -> None:
+    guild = await rooms.guilds.create(OWNER, CreateGuild(name="Small"))
+    assert isinstance(guild.channels, tuple)
+    second = await rooms.channels.create(OWNER, guild.id, CreateChannel(name="second"))
+    await fill(rooms, guild.channels[0].id, 20)
+    await fill(rooms, second.id, 30)
+    await rooms.channels.delete(OWNER, second.id)
+    assert (await left(rooms))[0] == 20
+    await rooms.guilds.delete(OWNER, guild.id)
+    assert (await left(rooms))[0] == 0

@@ -20,7 +20,6 @@ Pair = tuple[Snowflake, Snowflake]
 # As the sender gave it.
 Nonce = str | int
 
-_read_user = decoder(User)
 _read_nonce = decoder(cast("type[Nonce]", Nonce))
 
 
@@ -49,10 +48,13 @@ async def claim_nonces(conn: Conn, wishes: Sequence[tuple[NonceKey, StoredNonce]
     """
     rows = await conn.fetch(
         """
-        INSERT INTO message_nonces (author_id, nonce, channel_id, message_id, body_hash, author)
+        INSERT INTO message_nonces (
+               author_id, nonce, channel_id, message_id, body_hash, username, global_name
+        )
         SELECT *
           FROM unnest(
-               $1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[]
+               $1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bytea[], $6::text[],
+               $7::text[]
                )
         ON CONFLICT (author_id, nonce) DO NOTHING
         RETURNING author_id, nonce
@@ -62,7 +64,8 @@ async def claim_nonces(conn: Conn, wishes: Sequence[tuple[NonceKey, StoredNonce]
         [wish.channel_id for _, wish in wishes],
         [wish.message_id for _, wish in wishes],
         [wish.body_hash for _, wish in wishes],
-        [encode(wish.author) for _, wish in wishes],
+        [wish.author.username for _, wish in wishes],
+        [wish.author.global_name for _, wish in wishes],
     )
     return {(row["author_id"], row["nonce"]) for row in rows}
 
@@ -70,7 +73,8 @@ async def claim_nonces(conn: Conn, wishes: Sequence[tuple[NonceKey, StoredNonce]
 async def find_nonces(conn: Conn, keys: Sequence[NonceKey]) -> dict[NonceKey, StoredNonce]:
     rows = await conn.fetch(
         """
-        SELECT n.author_id, n.nonce, n.channel_id, n.message_id, n.body_hash, n.author
+        SELECT n.author_id, n.nonce, n.channel_id, n.message_id, n.body_hash,
+               n.username, n.global_name
           FROM unnest($1::bigint[], $2::text[]) AS k (author_id, nonce)
           JOIN message_nonces AS n ON n.author_id = k.author_id AND n.nonce = k.nonce
         """,
@@ -82,7 +86,11 @@ async def find_nonces(conn: Conn, keys: Sequence[NonceKey]) -> dict[NonceKey, St
             channel_id=Snowflake(row["channel_id"]),
             message_id=Snowflake(row["message_id"]),
             body_hash=row["body_hash"],
-            author=_read_user(row["author"]),
+            author=User(
+                id=Snowflake(row["author_id"]),
+                username=row["username"],
+                global_name=row["global_name"],
+            ),
         )
         for row in rows
     }

@@ -1,6 +1,6 @@
 """The rules of messages: sending them once, reading, changing and deleting them."""
 
-import hashlib
+import hmac
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -88,7 +88,17 @@ _Outcome: TypeAlias = Message | AppError | Postponed
 
 
 class MessageService:
-    def __init__(self, db: Database, channels: ChannelService, new_id: NewId, clock: Clock) -> None:
+    def __init__(
+        self,
+        db: Database,
+        channels: ChannelService,
+        new_id: NewId,
+        clock: Clock,
+        *,
+        body_key: bytes,
+    ) -> None:
+        """`body_key` keys the hashes of bodies, which outlive deleted messages."""
+        self._body_key = body_key
         self._db = db
         self._channels = channels
         self._new_id = new_id
@@ -139,7 +149,7 @@ class MessageService:
             flags=flags,
             nonce=wish.nonce,
             key=key,
-            body_hash=b"" if key is None else _hash(content, flags, wish.nonce),
+            body_hash=b"" if key is None else _hash(self._body_key, content, flags, wish.nonce),
         )
         # Channels are told apart by the time that is in their ids; the lowest bits are mostly 0.
         message = await self._sends.submit(wish.channel_id >> 22, send)
@@ -386,9 +396,9 @@ def _pairs(sends: Sequence[_Send]) -> list[repository.Pair]:
     return list({(send.actor, send.channel_id): None for send in sends})
 
 
-def _hash(content: str, flags: int, nonce: str | int | None) -> bytes:
-    """What tells one body from another."""
-    return hashlib.sha256(encode((content, flags, nonce))).digest()
+def _hash(key: bytes, content: str, flags: int, nonce: str | int | None) -> bytes:
+    """What tells one body from another, and tells nothing to who reads the table and guesses."""
+    return hmac.digest(key, encode((content, flags, nonce)), "sha256")
 
 
 def _key(wish: SendMessage, idempotency_key: str | None, *, enforce: bool) -> str | None:

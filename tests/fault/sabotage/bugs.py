@@ -5,16 +5,17 @@ Each replaces one thing inside the server before it starts. None is reachable wi
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from internal import app
+from internal.chat.message import repository as messages
 from internal.chat.message import service as message_service
 from internal.chat.message.model import MessageDeleted
-from internal.chat.ws import service as gateway_service
 from internal.chat.ws.client import Client
-from internal.chat.ws.events import frame_of
 from internal.chat.ws.hub import Hub
+from internal.chat.ws.view import Span, View
 from internal.db import cluster
 from internal.db.postgres import Conn, Database
 from internal.eventlog import outbox, repository
@@ -29,6 +30,8 @@ BUGS: Final[dict[str, Callable[[], None]]] = {}
 
 # Every so many entries or batches a bug strikes.
 _SKIP: Final = 1000
+# The position behind which nothing is told any more.
+_DEAF: Final = 250
 _SELDOM: Final = 40
 # Large enough for no message of a run, and small enough for bigint.
 _OFFSET: Final = 1
@@ -37,6 +40,13 @@ _OFFSET: Final = 1
 def _bug(build: Callable[[], None]) -> Callable[[], None]:
     BUGS[build.__name__] = build
     return build
+
+
+def _replace(owner: object, name: str, part: object) -> None:
+    """Put another part in. One that is not there was renamed, and the bug would be none."""
+    if not hasattr(owner, name):
+        raise AttributeError(f"{owner} has no {name} any more")
+    setattr(owner, name, part)
 
 
 @_bug
@@ -66,10 +76,11 @@ def naive_cursor() -> None:
             ), moved AS (
                 INSERT INTO event_log (
                        pos, outbox_id, type, users, guild_id, channel_id,
-                       subject, retracts, revises, payload, created_at
+                       subject, retracts, retracts_channels, revises, payload, created_at
                 )
                 SELECT f.id + $2, f.id, f.type, f.users, f.guild_id, f.channel_id,
-                       f.subject, f.retracts, f.revises, f.payload, f.created_at
+                       f.subject, f.retracts, f.retracts_channels, f.revises, f.payload,
+                       f.created_at
                   FROM fresh AS f
                 RETURNING *
             ), head AS (
@@ -86,7 +97,7 @@ def naive_cursor() -> None:
         return [Entry(row) for row in rows]
 
     outbox.write = slow_write
-    repository.drain = drain
+    _replace(repository, "drain", drain)
 
 
 @_bug
@@ -108,65 +119,47 @@ def skipping_tailer() -> None:
             take(self, kept)
         self.pos = entries[-1].pos
 
-    Tailer._take = take_most  # type: ignore[method-assign]  # That is what sabotage is.
+    _replace(Tailer, "_take", take_most)
 
 
 @_bug
 def unfiltered_replay() -> None:
     """A resume replays all that was logged, whoever asks."""
+    concerns = View._concerns
 
-    async def missed(
-        self: gateway_service.GatewayService,
-        _user_id: Snowflake,
-        _guilds: set[int],
-        seq: int,
-        pos: int,
-    ) -> Sequence[Entry]:
-        return list(self._tailer.ring.after(seq, pos) or ())
+    def concerns_all(self: View, entry: Entry) -> bool:
+        return self._span is not None or concerns(self, entry)
 
-    def replay(entries: Sequence[Entry], *_rest: Any) -> list[bytes]:
-        return [frame for e in entries if not e.is_internal and (frame := frame_of(e)) is not None]
-
-    gateway_service.GatewayService._missed = missed  # type: ignore[method-assign]  # As above.
-    gateway_service.replay = replay
+    _replace(View, "_concerns", concerns_all)
+    _replace(Span, "tells", lambda _self, entry: not entry.is_internal)
 
 
 @_bug
-def stale_replay() -> None:
-    """A resume asks who was allowed then, and not who is allowed now."""
+def forgetful_replay() -> None:
+    """A resume asks who is a member now, and not who was one then."""
 
-    def replay(
-        entries: Sequence[Entry], user_id: int, guilds: set[int], suppressed: Iterable[int]
-    ) -> Iterator[bytes]:
-        """As somebody would write it who forgot that people come and go in between."""
-        skip = set(suppressed)
-        for entry in entries:
-            if entry.outbox_id in skip or entry.is_internal:
-                continue
-            is_told = entry.guild_id in guilds if entry.users is None else user_id in entry.users
-            frame = frame_of(entry) if is_told else None
-            if frame is not None:
-                yield frame
+    def tells(self: Span, entry: Entry) -> bool:
+        return entry.guild_id in self._guilds if entry.users is None else not entry.is_internal
 
-    gateway_service.replay = lambda *rest: list(replay(*rest))
+    _replace(Span, "tells", tells)
 
 
 @_bug
 def forgotten_nonce() -> None:
     """The retry of a send is a second send."""
-    message_service._key = lambda *_wish, **_rest: None
+    _replace(message_service, "_key", lambda *_wish, **_rest: None)
 
 
 @_bug
 def unscrubbed_deletion() -> None:
     """What was deleted stays in the log, and in memory."""
-    MessageDeleted.retracts = lambda _self: ()  # type: ignore[method-assign]  # As above.
+    _replace(MessageDeleted, "retracts", lambda _self: ())
 
 
 @_bug
 def unscrubbed_memory() -> None:
-    """What was deleted is blanked in the log, but not in the memory that resumes are served from."""
-    Ring._take_back = lambda _self, _entry: None  # type: ignore[method-assign]  # As above.
+    """What was deleted is blanked in the log, but not in memory, which resumes are served from."""
+    _replace(Ring, "_take_back", lambda _self, _entry: None)
 
 
 @_bug
@@ -180,14 +173,41 @@ def double_delivery() -> None:
         if next(numbers) % _SELDOM == 0:
             publish(self, entries)
 
-    Hub.publish = publish_twice  # type: ignore[method-assign]  # As above.
+    _replace(Hub, "publish", publish_twice)
 
 
 @_bug
 def swapped_delivery() -> None:
-    """Two entries that come together are told in the wrong order, to all alike."""
+    """What comes together is told in the wrong order, to all alike."""
     publish = Hub.publish
-    Hub.publish = lambda self, entries: publish(self, entries[::-1])  # type: ignore[method-assign]  # As above.
+
+    def publish_backwards(self: Hub, entries: Sequence[Entry]) -> None:
+        publish(self, entries[::-1])
+        self.pos = entries[-1].pos
+
+    _replace(Hub, "publish", publish_backwards)
+
+
+@_bug
+def renumbered_delivery() -> None:
+    """Now and then somebody is told another position than all others."""
+    push = Client.push
+    numbers = itertools.count(1)
+
+    def push_renumbered(self: Client, data: bytes) -> None:
+        if b'"t":"MESSAGE_CREATE"' in data and next(numbers) % _SELDOM == 0:
+            # As long as before: a frame that was cut would be another bug.
+            data = re.sub(rb'"s":(\d*)\d', rb'"s":\g<1>5', data, count=1)
+        push(self, data)
+
+    _replace(Client, "push", push_renumbered)
+    _replace(Hub, "_spread", _spread_singly)
+
+
+def _spread_singly(self: Hub, guild_id: int | None, frames: Sequence[bytes]) -> None:
+    for client in self._by_guild.get(guild_id or 0, ()):
+        for frame in frames:
+            client.push(frame)
 
 
 @_bug
@@ -216,14 +236,14 @@ def late_events() -> None:
         writing.add(task)
         task.add_done_callback(writing.discard)
 
-    Database.__init__ = remember  # type: ignore[method-assign]  # As above.
-    outbox.write = write_sometime
+    _replace(Database, "__init__", remember)
+    _replace(outbox, "write", write_sometime)
 
 
 @_bug
 def early_delivery() -> None:
     """Things are told before it is certain that they happened."""
-    insert_all = message_service.repository.insert_all
+    insert_all = messages.insert_all
     numbers = itertools.count(1)
 
     async def insert_and_forget(conn: Conn, messages: Sequence[Any]) -> None:
@@ -231,7 +251,7 @@ def early_delivery() -> None:
         if next(numbers) % _SELDOM != 0:
             await insert_all(conn, messages)
 
-    message_service.repository.insert_all = insert_and_forget
+    _replace(messages, "insert_all", insert_and_forget)
 
 
 @_bug
@@ -244,20 +264,18 @@ def silent_departure() -> None:
         found = audience(self)
         return type(found)(users=nobody, guild_id=found.guild_id)
 
-    MemberLeft.audience = to_nobody  # type: ignore[method-assign]  # As above.
+    _replace(MemberLeft, "audience", to_nobody)
 
 
 @_bug
 def deaf_after_a_while() -> None:
-    """Some sockets are told nothing any more, and not that anything is wrong."""
-    push = Client.push
-    numbers = itertools.count(1)
+    """Live readers are told nothing any more, and not that anything is wrong."""
+    publish = Hub.publish
 
-    def push_some(self: Client, data: bytes) -> None:
-        if next(numbers) < _SKIP or b'"op":0' not in data:
-            push(self, data)
+    def publish_at_first(self: Hub, entries: Sequence[Entry]) -> None:
+        if entries[-1].pos < _DEAF:
+            publish(self, entries)
+        else:
+            self.pos = entries[-1].pos
 
-    Client.push = push_some  # type: ignore[method-assign]  # As above.
-    Hub._spread = lambda self, guild_id, frames: [  # type: ignore[method-assign,assign]  # As above.
-        c.push(f) for f in frames for c in self._by_guild.get(guild_id or 0, ())
-    ]
+    _replace(Hub, "publish", publish_at_first)
