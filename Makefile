@@ -137,6 +137,12 @@ bench: $(DEV) ## Measures fan-out, durable sends and memory, beside the goals.
 replay: $(DEV) ## Replays a real conversation, kills the server on the way, and counts what was lost.
 	@exec $(BIN)/python bench/replay.py $(ARGS)
 
+SECONDS := 120
+
+.PHONY: fault
+fault: $(DEV) ## Kills and stops parts of the server for SECONDS=120, and proves that nothing is lost.
+	@exec $(BIN)/python -m tests.fault --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: docs
 docs: $(BASE) ## Writes the documents that are generated from the code.
 	@$(BIN)/python -m internal.config.docs

@@ -145,6 +145,7 @@ async def open_app(config: Config) -> AsyncIterator[App]:
         background.start("sweep-sessions", _every(_SECOND, features.sessions.sweep))
         background.start("sweep-messages", _every(_SECOND, features.messages.purge))
         background.start("sweep-nonces", _every(_MINUTE, features.messages.sweep_nonces))
+        background.start("sweep-marks", _every(_MINUTE, features.messages.sweep_marks))
         handlers = Handlers(
             auth=AuthHandler(features.auth),
             sessions=SessionHandler(features.sessions),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import time
@@ -47,6 +48,7 @@ class Served(msgspec.Struct, frozen=True):
 async def serve(config: Config) -> None:
     """Serve until SIGINT or SIGTERM; CannotServe when it can't be done."""
     configure(config.log_level, config.log_format)
+    _raise_file_limit()
     stop = _Stop()
     try:
         async with AsyncExitStack() as stack:
@@ -58,6 +60,13 @@ async def serve(config: Config) -> None:
         raise CannotServe(str(fault)) from fault
     finally:
         stop.forget()
+
+
+def _raise_file_limit() -> None:
+    """Take as many file descriptors as we may: each socket is one, and 1,024 is a usual start."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Stop:

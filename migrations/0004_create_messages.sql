@@ -38,16 +38,16 @@ CREATE TABLE slowmode_marks (
 -- No reference to messages: the key outlives a deleted message, so that a late retry of its send
 -- does not send it again.
 CREATE TABLE message_nonces (
-    author_id  bigint      NOT NULL,
-    nonce      text        NOT NULL,
-    channel_id bigint      NOT NULL,
-    message_id bigint      NOT NULL,
+    author_id   bigint      NOT NULL,
+    nonce       text        NOT NULL,
+    channel_id  bigint      NOT NULL,
+    message_id  bigint      NOT NULL,
     -- Keyed SHA-256 of the body: the same nonce with another body is refused.
-    body_hash  bytea       NOT NULL,
+    body_hash   bytea       NOT NULL,
     -- How the author looked then: the first answer is given again. Content is not kept.
     username    text        NOT NULL,
     global_name text,
-    created_at timestamptz NOT NULL DEFAULT now(),
+    created_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT message_nonces_pkey PRIMARY KEY (author_id, nonce),
     CONSTRAINT message_nonces_author_fkey
         FOREIGN KEY (author_id) REFERENCES users (id) ON DELETE CASCADE

@@ -41,6 +41,7 @@ class Account:
         self.statuses: Counter[int] = Counter()
         # How many requests had no certain end.
         self.lost = 0
+        self.in_flight = 0
         self._http = http
         self._node = node
 
@@ -50,13 +51,19 @@ class Account:
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         data = None if body is None else msgspec.json.encode(body)
-        async with (
-            asyncio.timeout(CALL_S),
-            self._http.request(method, self._node() + path, data=data, headers=headers) as response,
-        ):
-            content = await response.read()
-            self.statuses[response.status] += 1
-            return response.status, msgspec.json.decode(content) if content else None
+        self.in_flight += 1
+        try:
+            async with (
+                asyncio.timeout(CALL_S),
+                self._http.request(
+                    method, self._node() + path, data=data, headers=headers
+                ) as response,
+            ):
+                content = await response.read()
+        finally:
+            self.in_flight -= 1
+        self.statuses[response.status] += 1
+        return response.status, msgspec.json.decode(content) if content else None
 
     async def must(self, method: str, path: str, body: Json = None) -> Json:
         """A request before or after the faults; it is tried until there is an answer."""

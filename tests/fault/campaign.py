@@ -30,6 +30,10 @@ Json = Any
 
 LAUNCHER = ROOT / "tests" / "fault" / "sabotage" / "launch.py"
 _LONGEST_REST_S = 3.0
+# So many requests under way are waited for before a fault, for so long.
+_BUSY = 4
+_BUSY_S = 2.0
+_SLOW = "parley_gateway_slow_readers_total "
 _MOST_REPOSTS = 40
 
 
@@ -71,6 +75,7 @@ class Result(msgspec.Struct):
     frames: int
     resumes: int
     cuts: int
+    slow: int
     events: int
     injections: list[Injection]
     left_out: dict[str, str]
@@ -94,6 +99,8 @@ class Campaign:
         self._world = world
         self._chance = world.branch("faults")
         self._probes: list[Probe] = []
+        # By the port, which is another one for each life of a node.
+        self._slow: dict[str, int] = {}
         self._begun = time.monotonic()
         self._prober: Account | None = None
 
@@ -152,6 +159,8 @@ class Campaign:
         return reason is None
 
     async def _inject(self, fault: Fault) -> None:
+        await self._count_slow()
+        await self._busy()
         lost, began = self._world.lost, time.monotonic()
         await fault.inject(self._target)
         over = time.monotonic()
@@ -166,6 +175,20 @@ class Campaign:
             f"{fault.name}: {injection.lost} requests without a certain end; a probe arrived"
             f" {arrival}; {self._count()} operations so far"
         )
+
+    async def _busy(self) -> None:
+        """Wait for a moment at which the fault hits something."""
+        until = time.monotonic() + _BUSY_S
+        while self._world.in_flight < _BUSY and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+    async def _count_slow(self) -> None:
+        """How many readers the nodes have found to be slow; a node counts anew once restarted."""
+        for node in self._target.nodes:
+            async with self._world.http.get(node.metrics_url) as answer:
+                lines = (await answer.text()).splitlines()
+            count = next(line.split()[1] for line in lines if line.startswith(_SLOW))
+            self._slow[node.metrics_url] = int(float(count))
 
     def _count(self) -> int:
         return sum(len(history.ops) for history in self._world.histories)
@@ -205,6 +228,8 @@ class Campaign:
         world = self._world
         for reader in world.readers:
             reader.is_calm = True
+        world.line.calm.set()
+        await self._count_slow()
         assert self._prober is not None
         channel_id = world.plaza.channels[0]
         await self._prober.send(self._history(), channel_id, "fence")
@@ -295,11 +320,12 @@ class Campaign:
             frames=sum(reader.frames for reader in world.readers),
             resumes=sum(t.what == "resume" for turns in evidence.turns.values() for t in turns),
             cuts=world.line.cuts,
+            slow=sum(self._slow.values()),
             events=len(evidence.rows),
             injections=self.injections,
             left_out=self.left_out,
             verdicts=judge(evidence),
-            complaints=[line for line in lines if '"exception"' in line or "Traceback" in line],
+            complaints=[line for line in lines if _is_complaint(line)],
         )
 
 
@@ -357,3 +383,8 @@ async def _target(plan: Plan, folder: Path, environ: dict[str, str]) -> AsyncIte
             node.program = (str(LAUNCHER), plan.sabotage)
         await stack.enter_async_context(node)
         yield Target([node], random.Random(plan.seed))  # noqa: S311  # It can be repeated.
+
+
+def _is_complaint(line: str) -> bool:
+    """Whether the server says that something went wrong which no fault explains."""
+    return ("Traceback" in line or '"exception"' in line) and "Unavailable" not in line

@@ -8,6 +8,10 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 _PIECE = 4096
+_SEGMENT = 536
+# Out of so many pieces one is held back, on an average for so long.
+_STALLS = 0.01
+_STALL_S = 2.0
 
 
 class FlakyLine:
@@ -16,6 +20,8 @@ class FlakyLine:
     def __init__(self, node: Callable[[], str], chance: random.Random, *, mean: int) -> None:
         """`mean` is the number of bytes from the node after which a connection breaks off."""
         self.cuts = 0
+        # Once it is set, the line is a good one.
+        self.calm = asyncio.Event()
         self._node = node
         self._chance = chance
         self._mean = mean
@@ -54,15 +60,17 @@ class FlakyLine:
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         parts = urlsplit(self._node())
         line = socket.socket()
-        # Little room on the way, so that a reader who stalls is felt by the node.
+        # Little room on the way, so that a reader who stalls is felt by the node: what a kernel
+        # keeps for a sender grows with the size of the segments, which is huge on one machine.
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT)
         line.setblocking(False)  # noqa: FBT003
         try:
             await asyncio.get_running_loop().sock_connect(line, (parts.hostname, parts.port))
         except OSError:
             line.close()
             raise
-        upstream, up = await asyncio.open_connection(sock=line)
+        upstream, up = await asyncio.open_connection(sock=line, limit=_PIECE)
         bytes_left = int(self._chance.expovariate(1 / self._mean))
         ways = [
             asyncio.create_task(self._carry(reader, up, None)),
@@ -80,13 +88,18 @@ class FlakyLine:
     ) -> None:
         """Hand on what comes, up to `left` bytes: the last piece is cut where that ends."""
         while data := await source.read(_PIECE):
-            if left is not None:
+            if left is not None and not self.calm.is_set():
                 data = data[:left]
                 left -= len(data)
-                if self._chance.random() < 0.02:
-                    await asyncio.sleep(self._chance.random())
+                if self._chance.random() < _STALLS:
+                    await self._stall()
             target.write(data)
             await target.drain()
             if left == 0:
                 self.cuts += 1
                 return
+
+    async def _stall(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._chance.expovariate(1 / _STALL_S)):
+                await self.calm.wait()

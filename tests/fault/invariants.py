@@ -1,6 +1,7 @@
 """The promise, cut into thirteen statements, each a function over what a run left behind."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
@@ -28,9 +29,18 @@ class Verdict(msgspec.Struct):
     violations: list[str] = []
 
     def check(self, holds: object, *evidence: object) -> None:
+        """Evidence is put into words only when it is needed: there are a million checks."""
         self.checked += 1
         if not holds:
-            self.violations.append("\n      ".join(map(str, evidence)))
+            self.violations.append("\n      ".join(map(_words, evidence)))
+
+
+def _words(evidence: object) -> str:
+    if callable(evidence):
+        return str(evidence())
+    if isinstance(evidence, tuple):
+        return " ".join(map(str, evidence)).replace(" ,", ",").replace("s= ", "s=")
+    return str(evidence)
 
 
 Invariant = Callable[[Evidence], Verdict]
@@ -59,7 +69,7 @@ def _sends_are_stored(evidence: Evidence, verdict: Verdict) -> None:
             continue
         found = stored.messages.get(message_id)
         is_same = found is not None and found[:2] == (op.about["channel_id"], op.user)
-        verdict.check(is_same, op, f"message {message_id} is stored as {found}")
+        verdict.check(is_same, op, ("message", message_id, "is stored as", found))
     for op in evidence.ops_of("delete"):
         if op.ok:
             gone = op.about["id"] not in stored.messages
@@ -153,7 +163,7 @@ def everyone_got_it(evidence: Evidence) -> Verdict:
             if row.pos > life.last:
                 break
             if evidence.may_hear(life.user, row) and not _is_excused(evidence, life, row):
-                verdict.check(row.pos in life.heard, _missed(life, row))
+                verdict.check(row.pos in life.heard, partial(_missed, life, row))
     _residents_got_all(evidence, verdict)
     _nobody_was_sent_away(evidence, verdict)
     return verdict
@@ -202,7 +212,7 @@ def _residents_got_all(evidence: Evidence, verdict: Verdict) -> None:
             if op.about["channel_id"] not in channels or not _stood(of_reader, op):
                 continue
             got_it = op.result["id"] in heard.get(reader, ())
-            verdict.check(got_it, op, f"was acknowledged and never came to {reader}")
+            verdict.check(got_it, op, ("was acknowledged and never came to", reader))
 
 
 def _stood(lives: Sequence[Life], op: Op) -> bool:
@@ -216,14 +226,14 @@ def _nobody_was_sent_away(evidence: Evidence, verdict: Verdict) -> None:
     for reader, turns in evidence.turns.items():
         for turn in turns:
             if turn.what == "invalid":
-                verdict.check(False, f"{reader} was refused a resume after {turn.seq}")  # noqa: FBT003
+                verdict.check(False, (reader, "was refused a resume after", turn.seq))  # noqa: FBT003
             elif turn.what == "signed_out":
                 user = next((life.user for life in evidence.lives if life.reader == reader), "")
                 verdict.check(user in logouts, f"{reader} was signed out at {turn.at:.3f}")
     for life in _last_lives(evidence):
         verdict.check(
             life.last >= evidence.fence,
-            f"{life.reader} got up to {life.last}, and the end was {evidence.fence}",
+            (life.reader, "got up to", life.last, ", and the end was", evidence.fence),
         )
 
 
@@ -238,10 +248,10 @@ def nothing_came_twice(evidence: Evidence) -> Verdict:
         positions: dict[int, Frame] = {}
         for frame in life.frames:
             first = positions.setdefault(frame.pos, frame)
-            verdict.check(first is frame, f"{life.reader} got {first}", f"and {frame}")
+            verdict.check(first is frame, (life.reader, "got", first), ("and", frame))
             if frame.type == "MESSAGE_CREATE":
                 one = seen.setdefault((life.reader, frame.type, frame.id), frame)
-                verdict.check(one is frame, f"{life.reader} got {one}", f"and {frame}")
+                verdict.check(one is frame, (life.reader, "got", one), ("and", frame))
     return verdict
 
 
@@ -265,11 +275,11 @@ def readers_agree(evidence: Evidence) -> Verdict:
         for frame in life.frames:
             reader, first = known.setdefault(frame.pos, (life.reader, frame))
             is_same = (first.type, first.id) == (frame.type, frame.id)
-            verdict.check(is_same, f"{reader} got {first}", f"{life.reader} got {frame}")
+            verdict.check(is_same, (reader, "got", first), (life.reader, "got", frame))
             if frame.type == "MESSAGE_CREATE":
                 reader, first = places.setdefault((frame.type, frame.id), (life.reader, frame))
                 is_same = first.pos == frame.pos
-                verdict.check(is_same, f"{reader} got {first}", f"{life.reader} got {frame}")
+                verdict.check(is_same, (reader, "got", first), (life.reader, "got", frame))
     return verdict
 
 
@@ -282,8 +292,8 @@ def later_is_higher(evidence: Evidence) -> Verdict:
             higher, other = earliest
             verdict.check(
                 other.ended >= op.begun,
-                f"s={higher} {other}",
-                f"was acknowledged before the beginning of s={pos} {op}",
+                ("s=", higher, other),
+                ("was acknowledged before the beginning of s=", pos, op),
             )
         if op.ok and (earliest is None or op.ended < earliest[1].ended):
             earliest = pos, op
@@ -353,17 +363,17 @@ def nothing_was_made_up(evidence: Evidence) -> Verdict:
         for frame in life.frames:
             row = stored.rows.get(frame.pos)
             is_known = row is not None and row.type == frame.type and _is_about(row, frame)
-            verdict.check(is_known, f"{life.reader} got {frame}", f"in the log is {row}")
+            verdict.check(is_known, (life.reader, "got", frame), ("in the log is", row))
             if frame.type != "MESSAGE_CREATE":
                 continue
             op = failed.get(marker(frame.d["content"]))
-            verdict.check(op is None, f"{life.reader} got {frame}", op)
+            verdict.check(op is None, (life.reader, "got", frame), op)
             is_there = (
                 frame.id in stored.messages
                 or frame.id in evidence.deletions
                 or frame.d["channel_id"] not in stored.channels
             )
-            verdict.check(is_there, f"{life.reader} got {frame}", "and it is not stored")
+            verdict.check(is_there, (life.reader, "got", frame), "and it is not stored")
     return verdict
 
 
@@ -378,19 +388,19 @@ def retries_make_no_second(evidence: Evidence) -> Verdict:
     verdict = Verdict(8, "unknown outcomes are the same for all, and a retry makes no second")
     for op in evidence.ops_of("send"):
         ids = evidence.ids_of.get((op.user, op.about["nonce"]), set())
-        verdict.check(len(ids) <= 1, op, f"there are {sorted(ids)}")
+        verdict.check(len(ids) <= 1, op, ("there are", sorted(ids)))
         for message_id in ids:
             count = len(evidence.created.get(message_id, ()))
-            verdict.check(count == 1, op, f"is in the log {count} times as {message_id}")
+            verdict.check(count == 1, op, ("is in the log", count, "times as", message_id))
         first = evidence.stored.nonces.get((op.user, op.about["nonce"]))
         if op.ok:
             same = first in {None, op.result["id"]}
-            verdict.check(same, op, f"the nonce stands for {first}, not {op.result['id']}")
+            verdict.check(same, op, ("the nonce stands for", first, ", not", op.result["id"]))
     for repost in evidence.reposts:
         verdict.check(
             repost.message_id == repost.op.result["id"],
             repost.op,
-            f"was answered with {repost.status} {repost.message_id} when sent again",
+            ("was answered with", repost.status, repost.message_id, "when sent again"),
         )
     return verdict
 
@@ -407,7 +417,7 @@ def state_follows_events(evidence: Evidence) -> Verdict:
             verdict.check(False, f"{life.reader}: {fault!r} makes no sense there")  # noqa: FBT003
             continue
         different = list(differences(told.state(), true.state()))
-        verdict.check(not different, f"{life.reader}:", *different[:3])
+        verdict.check(not different, (life.reader, ":"), *different[:3])
     return verdict
 
 
@@ -434,7 +444,7 @@ def nobody_heard_too_much(evidence: Evidence) -> Verdict:
                 continue
             verdict.check(
                 evidence.may_hear(life.user, row),
-                f"{life.reader} got {frame}",
+                (life.reader, "got", frame),
                 row,
                 "as a stranger",
             )
@@ -443,8 +453,8 @@ def nobody_heard_too_much(evidence: Evidence) -> Verdict:
                 move = evidence.next_move(life.user, row.guild, after=row.pos)
                 verdict.check(
                     move is None or move.pos > upto,
-                    f"{life.reader} got {frame}",
-                    f"though the replay reaches to {upto}, behind {move}",
+                    (life.reader, "got", frame),
+                    ("though the replay reaches to", upto, ", behind", move),
                 )
     return verdict
 
@@ -452,19 +462,21 @@ def nobody_heard_too_much(evidence: Evidence) -> Verdict:
 def log_is_whole(evidence: Evidence) -> Verdict:
     verdict = Verdict(11, "positions are contiguous and the same for all; the outbox is empty")
     for earlier, later in pairwise(evidence.rows):
-        verdict.check(later.pos == earlier.pos + 1, earlier, f"and then {later}")
+        verdict.check(later.pos == earlier.pos + 1, earlier, ("and then", later))
     last = evidence.rows[-1].pos if evidence.rows else 1
-    verdict.check(last == evidence.stored.head, f"the head is {evidence.stored.head}, not {last}")
-    verdict.check(not evidence.stored.outbox, f"left in the outbox: {evidence.stored.outbox[:5]}")
+    verdict.check(
+        last == evidence.stored.head, ("the head is", evidence.stored.head, ", not", last)
+    )
+    verdict.check(not evidence.stored.outbox, ("left in the outbox:", evidence.stored.outbox[:5]))
     places: dict[int, Row] = {}
     for row in evidence.rows:
         first = places.setdefault(row.outbox_id, row)
-        verdict.check(first is row, f"one event is {first}", f"and {row}")
+        verdict.check(first is row, ("one event is", first), ("and", row))
     for life in evidence.lives:
         for frame in life.frames:
             found = evidence.stored.rows.get(frame.pos)
             is_same = found is not None and found.type == frame.type
-            verdict.check(is_same, f"{life.reader} got {frame}", f"in the log is {found}")
+            verdict.check(is_same, (life.reader, "got", frame), ("in the log is", found))
     return verdict
 
 
@@ -476,10 +488,10 @@ def deleted_stays_deleted(evidence: Evidence) -> Verdict:
             continue
         deletion, edit = evidence.deletions.get(row.subject), newest.get(row.subject)
         if deletion is not None and deletion.pos > row.pos:
-            verdict.check(row.payload is None, row, f"still has its content after {deletion}")
+            verdict.check(row.payload is None, row, ("still has its content after", deletion))
         elif edit is not None and edit.pos > row.pos:
             is_new = row.payload is None or _content(row) == _content(edit)
-            verdict.check(is_new, row, f"still has its old content after {edit}")
+            verdict.check(is_new, row, ("still has its old content after", edit))
     for life in evidence.lives:
         for frame in life.frames:
             deletion = evidence.deletions.get(str(frame.d.get("id")))
@@ -487,7 +499,7 @@ def deleted_stays_deleted(evidence: Evidence) -> Verdict:
             if frame.type not in {"MESSAGE_CREATE", "MESSAGE_UPDATE"} or deletion is None:
                 continue
             is_late = frame.pos > deletion.pos or (upto is not None and upto >= deletion.pos)
-            verdict.check(not is_late, f"{life.reader} got {frame}", f"in spite of {deletion}")
+            verdict.check(not is_late, (life.reader, "got", frame), ("in spite of", deletion))
     return verdict
 
 
@@ -500,7 +512,7 @@ def probes_arrive(evidence: Evidence) -> Verdict:
     for probe in evidence.probes:
         verdict.check(
             probe.waited is not None and probe.waited <= PROBE_S,
-            f"after {probe.fault} {probe.reader} waited for {probe.waited} s",
+            ("after", probe.fault, probe.reader, "waited for", probe.waited, "s"),
         )
     return verdict
 

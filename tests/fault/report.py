@@ -28,6 +28,7 @@ def _lines(result: Result) -> Iterator[str]:
     yield f"events in the log         {result.events}"
     yield f"frames that were heard    {result.frames}"
     yield f"resumes                   {result.resumes}"
+    yield f"readers left behind       {result.slow}"
     yield f"lines cut in a frame      {result.cuts}"
     yield ""
     yield f"{'fault':<24}{'times':>10}{'lasted':>10}{'unknown':>10}{'recovery':>10}"

@@ -100,6 +100,10 @@ class World:
     def lost(self) -> int:
         return sum(account.lost for account in self.accounts.values())
 
+    @property
+    def in_flight(self) -> int:
+        return sum(account.in_flight for account in self.accounts.values())
+
     async def account(self, username: str) -> Account:
         account = Account(self.http, self.node, username)
         await account.sign_in(new=True)
