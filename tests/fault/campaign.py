@@ -22,7 +22,7 @@ from tests.fault.history import History, Op
 from tests.fault.invariants import PROBE_S, Verdict, judge
 from tests.fault.readers import Reader
 from tests.fault.world import Scale, World
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, GatewayClosed
 from tests.support.gateway import Op as Opcode
 from tests.support.process import ROOT, ServerProcess
 
@@ -33,6 +33,7 @@ _LONGEST_REST_S = 3.0
 # So many requests under way are waited for before a fault, for so long.
 _BUSY = 4
 _BUSY_S = 2.0
+_ENOUGH_S = 20.0
 _SLOW = "parley_gateway_slow_readers_total "
 _MOST_REPOSTS = 40
 
@@ -44,6 +45,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     faults: Sequence[str]
     scale: Scale = Scale()
+    # Without faults, or with each of them once: go on until so much was done.
+    operations: int = 0
     # The name of a bug to be built into the server; tests set it.
     sabotage: str = ""
     # How long readers may take to hear of everything at the end.
@@ -141,7 +144,8 @@ class Campaign:
             for fault in possible:
                 await asyncio.sleep(rest)
                 await self._inject(fault)
-            await asyncio.sleep(rest if possible else self._plan.seconds)
+            await asyncio.sleep(rest)
+            await self._enough()
             return
         until = time.monotonic() + self._plan.seconds
         order: list[Fault] = []
@@ -150,6 +154,12 @@ class Campaign:
             if not order:
                 order = self._chance.sample(possible, len(possible))
             await self._inject(order.pop())
+
+    async def _enough(self) -> None:
+        """Wait until enough was done for the plan, however slow the machine is."""
+        until = time.monotonic() + _ENOUGH_S
+        while self._count() < self._plan.operations and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
     def _can(self, fault: Fault) -> bool:
         reason = fault.obstacle(self._target)
@@ -276,14 +286,23 @@ class Campaign:
 
     async def _look(self, reader: Reader) -> list[tuple[str, int, Json]]:
         """What the same person is told who comes now."""
-        url = self._world.node().replace("http", "ws", 1) + "/gateway?v=10&encoding=json"
-        gateway = await Gateway.open(url)
-        try:
-            await gateway.expect_op(Opcode.HELLO)
-            frames = await gateway.identify(reader.account.token)
-        finally:
-            await gateway.close()
-        return [(frame.t or "", frame.s or 0, frame.d) for frame in frames]
+        while True:
+            url = self._world.node().replace("http", "ws", 1) + "/gateway?v=10&encoding=json"
+            gateway = await Gateway.open(url)
+            token = reader.account.token
+            try:
+                await gateway.expect_op(Opcode.HELLO)
+                frames = await gateway.identify(token)
+            except GatewayClosed:
+                # Signed out just before the end; the reader is about to sign in anew.
+                async with asyncio.timeout(self._plan.settle_s):
+                    await reader.is_ready.wait()
+                if token == reader.account.token:
+                    raise
+                continue
+            finally:
+                await gateway.close()
+            return [(frame.t or "", frame.s or 0, frame.d) for frame in frames]
 
     async def _repost(self) -> list[Repost]:
         """Send some messages once more, those first whose outcome was unknown for a while."""

@@ -30,6 +30,7 @@ BUGS: Final[dict[str, Callable[[], None]]] = {}
 
 # Every so many entries or batches a bug strikes.
 _SKIP: Final = 1000
+_FIRST: Final = 150
 # The position behind which nothing is told any more.
 _DEAF: Final = 250
 _SELDOM: Final = 40
@@ -114,7 +115,7 @@ def skipping_tailer() -> None:
     take = Tailer._take
 
     def take_most(self: Tailer, entries: Sequence[Entry]) -> None:
-        kept = [entry for entry in entries if entry.pos % _SKIP != _SKIP // 2]
+        kept = [entry for entry in entries if entry.pos % _SKIP != _FIRST]
         if kept:
             take(self, kept)
         self.pos = entries[-1].pos
