@@ -249,8 +249,9 @@ class Campaign:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._plan.settle_s):
                 await asyncio.gather(*(reader.has_reached(end) for reader in world.readers))
-        looks = await asyncio.gather(*(self._look(reader) for reader in world.readers))
-        fresh = dict(zip([reader.name for reader in world.readers], looks, strict=True))
+        async with asyncio.TaskGroup() as group:
+            looks = {r.name: group.create_task(self._look(r)) for r in world.readers}
+        fresh = {name: look.result() for name, look in looks.items()}
         reposts = await self._repost()
         await self._quiet()
         stored = await read_database(self._dsn(), wall_to_monotonic=time.monotonic() - time.time())
@@ -284,25 +285,25 @@ class Campaign:
         finally:
             await conn.close()
 
-    async def _look(self, reader: Reader) -> list[tuple[str, int, Json]]:
-        """What the same person is told who comes now."""
-        while True:
+    async def _look(self, reader: Reader) -> list[tuple[str, int, Json]] | None:
+        """What the same person is told who comes now; None for one whose login is not valid."""
+        token = ""
+        # Signed out just before the end, a reader signs in anew.
+        while token != reader.account.token:
+            token = reader.account.token
             url = self._world.node().replace("http", "ws", 1) + "/gateway?v=10&encoding=json"
             gateway = await Gateway.open(url)
-            token = reader.account.token
             try:
                 await gateway.expect_op(Opcode.HELLO)
                 frames = await gateway.identify(token)
+                return [(frame.t or "", frame.s or 0, frame.d) for frame in frames]
             except GatewayClosed:
-                # Signed out just before the end; the reader is about to sign in anew.
-                async with asyncio.timeout(self._plan.settle_s):
-                    await reader.is_ready.wait()
-                if token == reader.account.token:
-                    raise
-                continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._plan.settle_s):
+                        await reader.is_ready.wait()
             finally:
                 await gateway.close()
-            return [(frame.t or "", frame.s or 0, frame.d) for frame in frames]
+        return None
 
     async def _repost(self) -> list[Repost]:
         """Send some messages once more, those first whose outcome was unknown for a while."""
@@ -355,8 +356,8 @@ async def _again(account: Account, op: Op) -> Repost:
         "nonce": op.about["nonce"],
         "enforce_nonce": True,
     }
-    answer = await account.must("POST", "/messages", body)
-    return Repost(op, 201, answer["id"])
+    status, answer = await account.ask("POST", "/messages", body)
+    return Repost(op, status, str(answer.get("id")))
 
 
 async def carry_out(plan: Plan, folder: Path, environ: dict[str, str] | None = None) -> Result:

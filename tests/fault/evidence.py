@@ -62,6 +62,10 @@ class Block(msgspec.Struct):
     ended: float = float("inf")
     last: int = 0
 
+    @property
+    def end(self) -> int:
+        return self.last if self.upto is None else self.upto
+
 
 class Frame(msgspec.Struct):
     """A logged event as a reader got it."""
@@ -104,14 +108,6 @@ class Life(msgspec.Struct, dict=True):
     def heard(self) -> set[int]:
         return {frame.pos for frame in self.frames}
 
-    def block_of(self, pos: int) -> Block | None:
-        """The replay by which a position came, or should have come."""
-        for block in self.blocks:
-            upto = block.last if block.upto is None else block.upto
-            if block.seq < pos <= upto:
-                return block
-        return None
-
 
 class Probe(msgspec.Struct):
     """A message sent right after a fault was over, and how long a reader waited for it."""
@@ -139,7 +135,7 @@ class Evidence:
         *,
         probes: Sequence[Probe] = (),
         reposts: Sequence[Repost] = (),
-        fresh: Mapping[str, Sequence[tuple[str, int, Json]]] | None = None,
+        fresh: Mapping[str, Sequence[tuple[str, int, Json]] | None] | None = None,
         fence: int = 0,
         residents: Mapping[str, frozenset[str]] | None = None,
     ) -> None:

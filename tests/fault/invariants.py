@@ -175,17 +175,21 @@ def _is_excused(evidence: Evidence, life: Life, row: Row) -> bool:
         return False
     if row.payload is None:
         return True
-    block = life.block_of(row.pos)
-    if block is None:
-        return False
     if row.guild is None:
         return False
     move = evidence.next_move(life.user, row.guild, after=row.pos)
-    if row.type in {JOINED, LEFT} and row.users is not None:
+    earlier = evidence.last_move(life.user, row.guild, before=row.pos)
+    for block in life.blocks:
+        if block.seq >= row.pos:
+            continue
+        # Also a leave that had no position yet when the session was resumed: it counts at once.
+        if move is not None and move.at < block.ended:
+            return True
         # Coming and going within one replay are told as what they come to.
-        earlier = evidence.last_move(life.user, row.guild, before=row.pos)
-        return move is not None or (earlier is not None and earlier.pos > block.seq)
-    return move is not None and move.at < block.ended
+        is_own_move = row.type in {JOINED, LEFT} and row.users is not None
+        if is_own_move and earlier is not None and block.seq < earlier.pos < block.end:
+            return True
+    return False
 
 
 def _missed(life: Life, row: Row) -> str:

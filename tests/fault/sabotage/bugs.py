@@ -32,7 +32,7 @@ BUGS: Final[dict[str, Callable[[], None]]] = {}
 _SKIP: Final = 1000
 _FIRST: Final = 150
 # The position behind which nothing is told any more.
-_DEAF: Final = 250
+_DEAF: Final = 120
 _SELDOM: Final = 40
 # Large enough for no message of a run, and small enough for bigint.
 _OFFSET: Final = 1
