@@ -268,7 +268,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Figures:
         else:
             # It does not poll (-B): it would take the CPU that PostgreSQL commits on.
             size = ("-n", str(sockets), "-t", str(seconds))
-            row = await wsload.window(place, *size, "-W", "8")
+            row = await wsload.window(place, *size, "-W", str(options.window))
             say("fan-out: paced, 20,000 deliveries per second")
             paced = await wsload.window(place, *size, "-R", str(20_000 / sockets))
     return Figures(
@@ -323,6 +323,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sockets", type=int, default=1000)
     parser.add_argument("--idle-sockets", type=int, default=3000)
     parser.add_argument("--users", type=int, default=100)
+    parser.add_argument("--window", type=int, default=8, help="messages in flight in the fan-out")
     parser.add_argument("--seconds", type=float, default=5.0, help="measured, in each phase")
     parser.add_argument("--own-load", action="store_true", help="even where the harness is there")
     parser.add_argument("--json", type=Path, help="write the figures to this file")

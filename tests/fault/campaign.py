@@ -114,7 +114,7 @@ class Campaign:
         self._prober = world.accounts["prober0"]
         listening = [asyncio.create_task(reader.run()) for reader in world.readers]
         try:
-            async with asyncio.timeout(self._plan.settle_s):
+            async with asyncio.timeout(_ENOUGH_S):
                 await asyncio.gather(*(reader.is_ready.wait() for reader in world.readers))
             self.say(f"{len(world.accounts)} people are in, {len(world.readers)} readers listen")
             acting = [asyncio.create_task(work) for work in await cast(world)]
@@ -366,6 +366,8 @@ async def carry_out(plan: Plan, folder: Path, environ: dict[str, str] | None = N
         connector = aiohttp.TCPConnector(limit=0, force_close=False)
         jar = aiohttp.DummyCookieJar()
         async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as http:
+            # It would send a DELETE once more by itself: what came of the first is then not known.
+            http._retry_connection = False
             histories = folder / "histories"
             histories.mkdir()
             world = World(
