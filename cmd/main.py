@@ -6,16 +6,15 @@ from pathlib import Path
 
 import uvloop
 
-from internal.config.config import ConfigError, load
+from internal.config.config import ConfigError, load, read_dotenv
 from internal.config.docs import describe
 from internal.serve import CannotServe, serve
 
 
 def main() -> int:
     """Run the server; 0 after a clean stop, 1 with one sentence on stderr otherwise."""
-    dotenv = Path(".env")
     try:
-        config = load(os.environ, dotenv.read_text() if dotenv.exists() else None)
+        config = load(os.environ, read_dotenv(Path(".env")))
         if "--print-config" in sys.argv[1:]:
             sys.stdout.write(describe(config))
             return 0

@@ -7,7 +7,7 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from internal.config.config import ConfigError, load
+from internal.config.config import ConfigError, load, read_dotenv
 from internal.db.embedded import EmbeddedError, embedded_postgres
 from internal.db.migrate import MigrationError, migrate
 
@@ -18,8 +18,7 @@ async def main() -> None:
     if task := asyncio.current_task():
         # As Ctrl-C does: what is open is closed, the embedded server above all.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    dotenv = ROOT / ".env"
-    config = load(os.environ, dotenv.read_text(encoding="utf-8") if dotenv.exists() else None)
+    config = load(os.environ, read_dotenv(ROOT / ".env"))
     async with AsyncExitStack() as stack:
         dsn = str(config.database_url or "")
         if not dsn:

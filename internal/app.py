@@ -32,9 +32,11 @@ from internal.chat.ws.model import Doors, Limits, State
 from internal.chat.ws.service import GatewayService
 from internal.chat.ws.view import ended_sessions
 from internal.config.config import Config
+from internal.config.values import origin_of
 from internal.db.migrate import check, read_folder
 from internal.db.postgres import Conn, Database, Pool, Transaction, refuse_unsafe
 from internal.db.worker import WorkerLease
+from internal.errors import Unavailable
 from internal.eventlog import outbox
 from internal.eventlog.model import Entry
 from internal.eventlog.repository import Backlog
@@ -139,7 +141,7 @@ async def open_app(config: Config) -> AsyncIterator[App]:
         gateway.hub.pos = platform.tailer.pos
         lag = LoopLag(metrics)
         health = _health(platform, lag, config.data_dir)
-        _observe(metrics, gateway, pool, features)
+        _observe(metrics, platform, gateway, features)
         background.start("worker-lease", platform.worker.keep())
         background.start("sequencer", platform.sequencer.run())
         background.start("messages", features.messages.run())
@@ -159,7 +161,7 @@ async def open_app(config: Config) -> AsyncIterator[App]:
             messages=MessageHandler(features.messages),
             typing=TypingHandler(features.typing),
             gateway=GatewayHandler(
-                gateway, origins=config.cors_origins, public_origin=config.public_url
+                gateway, origins=config.cors_origins, public_origin=origin_of(config.public_url)
             ),
             health=health,
         )
@@ -230,7 +232,6 @@ async def _open_platform(
     tailer = Tailer(ring, on_gap=metrics.log_gaps.inc)
 
     def observe(backlog: Backlog) -> None:
-        metrics.drain_age.set(backlog.oldest_s or 0)
         metrics.tailer_lag.set(backlog.head - tailer.pos)
 
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
@@ -321,8 +322,8 @@ async def _open_features(
     auth = AuthService(
         db, users=users, sessions=sessions, instance=instance, passwords=passwords, new_id=new_id
     )
-    body_key = derive(secrets[0], "message-body", platform.instance_id)
-    messages = MessageService(db, channels, new_id, clock, body_key=body_key)
+    body_keys = [derive(secret, "message-body", platform.instance_id) for secret in secrets]
+    messages = MessageService(db, channels, new_id, clock, body_keys=body_keys)
     typing = TypingService(db, channels, publish=hub.whisper, clock=clock)
 
     def forget_ended(entries: Sequence[Entry]) -> None:
@@ -351,6 +352,8 @@ async def _every(period_s: float, sweep: Callable[[int], Awaitable[int]]) -> Non
         try:
             while await sweep(_SWEEP_ROWS):  # noqa: ASYNC110  # no event tells
                 await asyncio.sleep(0)
+        except Unavailable:
+            _log.warning("sweep_postponed")
         except Exception:  # noqa: BLE001  # the next round tries again
             _log.exception("sweep_failed")
         await asyncio.sleep(period_s)
@@ -458,12 +461,16 @@ def _health(platform: _Platform, lag: LoopLag, data_dir: Path) -> Health:
     )
 
 
-def _observe(metrics: Metrics, gateway: GatewayService, pool: Pool, features: _Features) -> None:
+def _observe(
+    metrics: Metrics, platform: _Platform, gateway: GatewayService, features: _Features
+) -> None:
     """Let the gauges and counters ask at each scrape, rather than be told at each event."""
     metrics.connected_sockets.set_function(lambda: len(gateway.clients))
     metrics.active_users.set_function(lambda: gateway.hub.users)
+    pool = platform.pool
     metrics.db_in_use.set_function(lambda: pool.get_size() - pool.get_idle_size())
     metrics.bcrypt_queue.set_function(features.passwords.queued)
+    metrics.drain_age.set_function(platform.sequencer.lag_s)
     metrics.count_from(
         "parley_gateway_deliveries", "Events handed to sockets.", lambda: gateway.hub.deliveries
     )

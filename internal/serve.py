@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 import asyncpg
@@ -22,6 +22,7 @@ from internal.db.cluster import EmbeddedError
 from internal.db.embedded import EmbeddedPostgres, embedded_postgres
 from internal.db.migrate import MigrationError, migrate
 from internal.db.postgres import AWAY, UnsafeDatabase
+from internal.errors import Unavailable
 from internal.middleware.connections import Limits
 from internal.middleware.runner import Runner
 from internal.monitoring.logger import configure
@@ -31,6 +32,10 @@ from internal.utils.json import encode
 _log = structlog.get_logger(__name__)
 # Connections that wait to be accepted; a reconnect storm is a burst.
 _LISTEN: Final = 4096
+# A closed terminal means as much as Ctrl-C.
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_GREETING_S: Final = 10.0
+_RETRY_S: Final = 0.25
 
 
 class CannotServe(Exception):
@@ -67,7 +72,8 @@ def _raise_file_limit() -> None:
     """Take as many file descriptors as we may: each socket is one, and 1,024 is a usual start."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        with suppress(ValueError, OSError):  # some systems say more than they give
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _settle_garbage() -> None:
@@ -90,14 +96,14 @@ class _Stop:
         self._main = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         self._is_serving = False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             self._loop.add_signal_handler(number, self._ask)
 
     def serving(self) -> None:
         self._is_serving = True
 
     def forget(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             self._loop.remove_signal_handler(number)
 
     def _ask(self) -> None:
@@ -222,7 +228,7 @@ async def _greet(app: App, metrics_port: int) -> None:
         f"  metrics                http://{app.config.metrics_host}:{metrics_port}/metrics",
         "  a first conversation   README.md",
     ]
-    secret = await app.setup_secret()
+    secret = await _setup_secret(app)
     if secret is not None:
         lines += [
             "",
@@ -230,5 +236,22 @@ async def _greet(app: App, metrics_port: int) -> None:
             f"  this secret, which works once:  {secret}",
         ]
     lines += ["", "  Stop with Ctrl-C.", ""]
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+    except OSError:
+        # Nobody reads it. Python would fail once more at its end, when it flushes what is left.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+async def _setup_secret(app: App) -> str | None:
+    """The secret, also when the database dies just now and is started again."""
+    until = time.monotonic() + _GREETING_S
+    while time.monotonic() < until:
+        try:
+            return await app.setup_secret()
+        except Unavailable:
+            await asyncio.sleep(_RETRY_S)
+    return None

@@ -51,6 +51,7 @@ __all__ = [
     "bound_to",
     "ensure_secret",
     "load",
+    "read_dotenv",
     "settings_of",
 ]
 
@@ -194,7 +195,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         SigningKeys(),
         Meta(
             description="Keys that signed before, separated by commas. They verify and never sign;"
-            " leave one here for `JWT_EXPIRES_IN` after it was replaced."
+            " leave one here for `REFRESH_EXPIRES_IN` after it was replaced."
         ),
     ] = ()
     jwt_expires_in: Annotated[
@@ -393,6 +394,16 @@ def load(environ: Mapping[str, str], dotenv: str | None = None) -> Config:
     )
     _refuse_contradictions(config)
     return config
+
+
+def read_dotenv(path: Path) -> str | None:
+    """The text of a .env file; None where there is none. ConfigError when it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no text in UTF-8.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}.") from None
 
 
 def bound_to(config: Config, port: int) -> Config:

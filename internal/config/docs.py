@@ -49,8 +49,8 @@ def render_docs() -> str:
         if setting.section:
             lines += [
                 f"\n## {setting.section}\n",
-                "| setting | default | meaning |",
-                "|---|---|---|",
+                "| setting | default | meaning | allowed |",
+                "|---|---|---|---|",
             ]
         lines.append(
             f"| `{setting.name}` | {_default(setting)} | {setting.description}"

@@ -255,7 +255,11 @@ class SigningKey(SecretText):
 
     @override
     def read(self, text: str) -> Secret:
-        if len(text.encode(errors="surrogateescape")) < SHORTEST_KEY:
+        try:
+            key = text.encode()
+        except UnicodeEncodeError:
+            raise NotAllowedError("it is no UTF-8") from None
+        if len(key) < SHORTEST_KEY:
             raise NotAllowedError(f"it is shorter than {SHORTEST_KEY} bytes")
         lowered = text.lower()
         if len(set(text)) < FEWEST_CHARACTERS or any(word in lowered for word in _PLACEHOLDERS):
@@ -295,6 +299,9 @@ class ServerUrl:
             raise NotAllowedError
         if any(mark.isspace() or not mark.isprintable() for mark in text):
             raise NotAllowedError("it holds a space or a control character")
+        if url.fragment or "@" in url.path + url.query:
+            # What follows would be taken for a path, and shown where secrets are masked.
+            raise NotAllowedError("/, #, ? and @ in a password have to be percent-encoded")
         return Secret(text)
 
     def show(self, value: object) -> str:
@@ -305,6 +312,14 @@ class ServerUrl:
         if ":" in user:
             user = f"{user.partition(':')[0]}:{MASK}"
         return url._replace(netloc=f"{user}{at}{place}").geturl() if value else ""
+
+
+def origin_of(url: str) -> str:
+    """The origin of a URL as browsers send it: in lower case, without the usual port."""
+    parts = urlsplit(url.lower())
+    usual = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
+    netloc = parts.netloc.removesuffix(usual) if usual else parts.netloc
+    return f"{parts.scheme}://{netloc}"
 
 
 class WebUrl(Plain):
@@ -328,7 +343,7 @@ class Origins(Plain):
                 raise NotAllowedError("every origin is to be named, * stands for anybody")
             if not _is_web_url(origin) or urlsplit(origin).path:
                 raise NotAllowedError
-        return origins
+        return tuple(origin_of(origin) for origin in origins)
 
     @override
     def show(self, value: object) -> str:

@@ -47,6 +47,11 @@ class Sequencer:
         # When the log was last seen to be drained and followed to its head.
         self._well_at = 0.0
         self._look_at = 0.0
+        self._oldest_s = 0.0
+
+    def lag_s(self) -> float:
+        """How far the log may be behind: what waits, or since when nobody could look."""
+        return max(self._oldest_s, asyncio.get_running_loop().time() - self._well_at)
 
     def complaint(self) -> str | None:
         """Why events do not arrive, for /ready; None when all is well."""
@@ -111,6 +116,7 @@ class Sequencer:
         backlog = await repository.backlog(conn)
         await self._tailer.catch_up(conn, backlog.head)
         self._observe(backlog)
+        self._oldest_s = backlog.oldest_s or 0.0
         self._look_at = now + _POLL_S
         if backlog.oldest_s is None or backlog.oldest_s < _LATE_S:
             self._well_at = now

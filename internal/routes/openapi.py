@@ -48,6 +48,8 @@ def describe(routes: Iterable[Route], *, server: str, version: str) -> dict[str,
         query = next(described) if row.query else None
         answers = [next(described) for _ in _alternatives(row.answer)]
         for path in row.paths:
+            if path != "/" and path.rstrip("/") in paths and path.endswith("/"):
+                continue  # the same with a slash, for libraries that add one
             paths.setdefault(path, {})[row.method.lower()] = _operation(
                 row, path, body, _parameters(query, components), answers
             )

@@ -10,7 +10,7 @@ from internal.config.config import Config
 from internal.middleware.auth import authentication
 from internal.middleware.errors import errors
 from internal.middleware.headers import cors, on_prepare
-from internal.middleware.intake import intake
+from internal.middleware.intake import expectation, intake, unknown_routes
 from internal.middleware.logging import ObserveRequest, request_log
 from internal.middleware.rate_limit import PUBLIC, RateLimits, addresses
 from internal.routes.docs import DocsHandler
@@ -21,6 +21,7 @@ from internal.utils.actor import Actor
 from internal.utils.clock import Clock
 
 VERSION: Final = "0.1.0"
+_OK: Final = 200
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -41,6 +42,7 @@ def site(
             errors(),
             cors(config.cors_origins),
             intake(config.max_body_size),
+            unknown_routes(limits),
         ],
         client_max_size=config.max_body_size,
     )
@@ -48,11 +50,14 @@ def site(
         on_prepare(config.cors_origins, is_https=config.public_url.startswith("https:"))
     )
     authenticated = authentication(authenticate, limits)
+    expect = expectation(config.max_body_size)
     rows = table(handlers)
     for row in rows:
         handle = _guarded(row, limits, authenticated)
         for path in row.paths:
-            application.router.add_route(row.method, _pattern(path), handle)
+            application.router.add_route(row.method, _pattern(path), handle, expect_handler=expect)
+            if row.method == "GET" and row.status == _OK:
+                application.router.add_route("HEAD", _pattern(path), handle)
     _add_docs(application, rows, limits)
     return application
 

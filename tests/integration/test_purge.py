@@ -46,7 +46,7 @@ async def rooms(database_url: str) -> AsyncIterator[Rooms]:
             db,
             guilds,
             channels,
-            MessageService(db, channels, new_id, StandingClock(), body_key=b""),
+            MessageService(db, channels, new_id, StandingClock(), body_keys=[b""]),
         )
 
 
@@ -113,7 +113,7 @@ async def test_a_purge_goes_on_where_another_process_stopped(rooms: Rooms) -> No
     assert await rooms.messages.purge(100) == 100
 
     successor = MessageService(
-        rooms.db, rooms.channels, lambda: OWNER, StandingClock(), body_key=b""
+        rooms.db, rooms.channels, lambda: OWNER, StandingClock(), body_keys=[b""]
     )
     while await successor.purge(100):
         assert await left(rooms) != (0, 0, 1)

@@ -10,7 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from internal.config.config import Config, ConfigError, Secret, bound_to, ensure_secret, load
+from internal.config.config import (
+    Config,
+    ConfigError,
+    Secret,
+    bound_to,
+    ensure_secret,
+    load,
+    read_dotenv,
+)
 from internal.config.docs import describe
 from internal.config.dotenv import parse
 
@@ -348,3 +356,35 @@ def test_this_process_can_load_its_own_environment() -> None:
     known = {name: text for name, text in os.environ.items() if name.startswith("LC_")}
 
     assert isinstance(load(known), Config)
+
+
+def test_a_password_that_would_be_taken_for_a_path_is_refused_unshown() -> None:
+    for url in (
+        "postgresql://u:pa#sekret@host/db",
+        "postgresql://u:pa/sekret@host/db",
+        "postgresql://u:pa?sekret@host/db",
+    ):
+        sentence = refusal({"DATABASE_URL": url, "JWT_SECRET": KEY})
+        assert "percent-encoded" in sentence
+        assert "sekret" not in sentence
+
+
+def test_a_key_that_is_no_utf_8_is_refused() -> None:
+    assert "UTF-8" in refusal({"JWT_SECRET": KEY + "\udcff"})
+
+
+def test_origins_are_what_browsers_send() -> None:
+    config = load({"CORS_ORIGINS": "https://B.example.org:443, http://c.example.org:8080"})
+    assert config.cors_origins == ("https://b.example.org", "http://c.example.org:8080")
+
+
+def test_a_dotenv_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    assert read_dotenv(path) is None
+    path.write_bytes(b"PORT=\xff")
+    with pytest.raises(ConfigError, match=r"UTF-8\.$"):
+        read_dotenv(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match="can't be read"):
+        read_dotenv(path)

@@ -81,7 +81,8 @@ class _Send(msgspec.Struct, frozen=True, kw_only=True):
     nonce: str | int | None
     # What makes a repetition of this send one with it; None if nothing does.
     key: str | None
-    body_hash: bytes
+    # Under each key, the newest first: a key may be changed between a send and its retry.
+    body_hashes: tuple[bytes, ...]
 
 
 _Outcome: TypeAlias = Message | AppError | Postponed
@@ -95,10 +96,10 @@ class MessageService:
         new_id: NewId,
         clock: Clock,
         *,
-        body_key: bytes,
+        body_keys: Sequence[bytes],
     ) -> None:
-        """`body_key` keys the hashes of bodies, which outlive deleted messages."""
-        self._body_key = body_key
+        """`body_keys` key the hashes of bodies, which outlive messages; the first makes them."""
+        self._body_keys = body_keys
         self._db = db
         self._channels = channels
         self._new_id = new_id
@@ -149,7 +150,9 @@ class MessageService:
             flags=flags,
             nonce=wish.nonce,
             key=key,
-            body_hash=b"" if key is None else _hash(self._body_key, content, flags, wish.nonce),
+            body_hashes=()
+            if key is None
+            else tuple(_hash(secret, content, flags, wish.nonce) for secret in self._body_keys),
         )
         # Channels are told apart by the time that is in their ids; the lowest bits are mostly 0.
         message = await self._sends.submit(wish.channel_id >> 22, send)
@@ -331,7 +334,7 @@ class MessageService:
             wish = StoredNonce(
                 channel_id=send.channel_id,
                 message_id=message.id,
-                body_hash=send.body_hash,
+                body_hash=send.body_hashes[0],
                 author=message.author,
             )
             keyed.append((i, (send.actor, send.key), wish))
@@ -340,7 +343,7 @@ class MessageService:
             return new
         firsts = await _claim(conn, wishes)
         for i, key, wish in keyed:
-            outcomes[i] = _settle(outcomes[i], wish, firsts.get(key))
+            outcomes[i] = _settle(outcomes[i], sends[i], wish, firsts.get(key))
             if firsts.get(key) is wish:
                 new.append(i)
         return sorted(new)
@@ -442,7 +445,9 @@ async def _claim(
     return firsts | {key: wishes[key] for key in claimed}
 
 
-def _settle(outcome: _Outcome, wish: StoredNonce, first: StoredNonce | None) -> _Outcome:
+def _settle(
+    outcome: _Outcome, send: _Send, wish: StoredNonce, first: StoredNonce | None
+) -> _Outcome:
     """Make a send one with the first of its nonce.
 
     The body is the same, so with the author of then the answer is, too.
@@ -451,7 +456,7 @@ def _settle(outcome: _Outcome, wish: StoredNonce, first: StoredNonce | None) -> 
         return Unavailable(retry_after=0)
     if not isinstance(outcome, Message) or first is wish:
         return outcome
-    if first.channel_id != wish.channel_id or first.body_hash != wish.body_hash:
+    if first.channel_id != send.channel_id or first.body_hash not in send.body_hashes:
         return NonceMismatch()
     return msgspec.structs.replace(
         outcome,

@@ -46,7 +46,7 @@ class GatewayHandler:
         self, gateway: GatewayService, *, origins: Collection[str], public_origin: str
     ) -> None:
         self._gateway = gateway
-        self._origins = {*origins, public_origin}
+        self._origins = {*origins, public_origin.lower()}
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         accept = self._check(request)
