@@ -41,7 +41,7 @@ class AuthService:
     async def register(self, body: Register, client: Client) -> SignedIn:
         """Make an account and sign in."""
         ticket = Ticket(invite=body.invite, setup_secret=body.setup_secret)
-        self._instance.refuse_early(ticket)
+        await self._instance.refuse_early(ticket)
         password_hash = await self._passwords.hash(body.password)
         account = Account(self._new_id(), password_hash)
         try:
@@ -113,7 +113,9 @@ class AuthService:
         async with self._db.read() as conn:
             account = await self._find(conn, name, is_email=bool(body.email))
             user_id = account.id if account else None
-            await self._sessions.attempt(conn, user_id, name, client)
+            # An address given as a name is no attempt at the account with that address.
+            kind = "email" if body.email else "username"
+            await self._sessions.attempt(conn, user_id, f"{kind}:{name}", client)
         return account
 
     async def _find(self, conn: Conn, name: str, *, is_email: bool) -> Account | None:

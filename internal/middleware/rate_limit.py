@@ -68,7 +68,11 @@ class RateLimits:
 
         async def limit(request: web.Request) -> web.StreamResponse:
             await self.take(request, rule)
-            return await handler(request)
+            try:
+                return await handler(request)
+            except SlowDown:
+                _forget_allowance(request)
+                raise
 
         return limit
 
@@ -99,7 +103,7 @@ def addresses(trusted_proxies: Sequence[Network]) -> Middleware:
 
 
 def rate_headers(request: web.Request) -> dict[str, str]:
-    """Tell how much is left: all five headers, or none where no limit was met."""
+    """Tell how much is left: all five headers, or none where no rule spoke last."""
     reading = request.get(_READING)
     if reading is None:
         return {}
@@ -111,6 +115,16 @@ def rate_headers(request: web.Request) -> dict[str, str]:
         "X-RateLimit-Reset-After": f"{taken.reset_after:.3f}",
         "X-RateLimit-Bucket": reading.rule.name,
     }
+
+
+def _forget_allowance(request: web.Request) -> None:
+    """Tell no headers with a refusal unless they are those of the rule that refused.
+
+    What refuses further in, as the attempts at an account do, has a bucket that is not told.
+    """
+    reading = request.get(_READING)
+    if reading is not None and reading.taken.is_allowed:
+        del request[_READING]
 
 
 def _who(request: web.Request, rule: Rule) -> str:

@@ -29,9 +29,8 @@ class Passwords:
         self._most = most
         self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="bcrypt")
         self._queued = 0
-        # What an unknown account is checked against, so that it takes as long as a known one. The
-        # 31 characters after the salt are no hash of anything.
-        self._nobody = bcrypt.gensalt(cost).decode() + "." * 31
+        # The highest cost that was set or seen in a hash: what every refusal takes.
+        self._dearest = cost
 
     def queued(self) -> int:
         """How many wait or are at work."""
@@ -43,13 +42,13 @@ class Passwords:
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
         """Whether the password is that of the hash. None is the hash of nobody: always False."""
-        known = (password_hash or self._nobody).encode()
-        matches = await self._run(partial(bcrypt.checkpw, _digest(password), known))
-        return matches and password_hash is not None
+        if password_hash is not None:
+            self._dearest = max(self._dearest, _cost_of(password_hash))
+        return await self._run(partial(_check, _digest(password), password_hash, self._dearest))
 
     def is_outdated(self, password_hash: str) -> bool:
         """Whether the hash was made with another cost than is set now."""
-        return int(password_hash.split("$")[2]) != self._cost
+        return _cost_of(password_hash) != self._cost
 
     def close(self) -> None:
         """Let go of the threads. What still waits is dropped."""
@@ -77,6 +76,24 @@ class Passwords:
                 loop.call_soon_threadsafe(leave)
 
         return done
+
+
+def _check(digest: bytes, password_hash: str | None, dearest: int) -> bool:
+    """Compare. A refusal takes as long as the dearest hash: of nobody, or of whatever cost."""
+    if password_hash is None:
+        bcrypt.hashpw(digest, bcrypt.gensalt(dearest))
+        return False
+    if bcrypt.checkpw(digest, password_hash.encode()):
+        return True
+    # Each cost takes twice as long as the one before, so a hash of cost 10 and others of 10 and 11
+    # take together as long as one of 12.
+    for cost in range(_cost_of(password_hash), dearest):
+        bcrypt.hashpw(digest, bcrypt.gensalt(cost))
+    return False
+
+
+def _cost_of(password_hash: str) -> int:
+    return int(password_hash.split("$")[2])
 
 
 def _digest(password: str) -> bytes:

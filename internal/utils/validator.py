@@ -12,7 +12,9 @@ NO_NUL = r"^[^\x00]*\Z"
 # A name is one line: no control characters, and something in it that can be seen.
 ONE_LINE = (
     r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*"
-    r"[^\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\u00ad]"
+    r"[^\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\u00ad"
+    # The fillers of Hangul: letters by name, and blank.
+    r"\u115f\u1160\u3164\uffa0]"
     r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*\Z"
 )
 

@@ -108,6 +108,24 @@ async def invites_newest_first(conn: Conn, before: Snowflake | None, limit: int)
     return [_invite(row) for row in rows]
 
 
+async def invite_is_open(conn: Conn, code_hash: bytes, now: datetime) -> bool:
+    """Whether somebody may still register by it; only `use_invite` makes sure of it."""
+    is_open: bool = await conn.fetchval(
+        """
+        SELECT EXISTS (
+               SELECT
+                 FROM registration_invites
+                WHERE code_hash = $1
+                  AND uses_left > 0
+                  AND expires_at > $2
+               )
+        """,
+        code_hash,
+        now,
+    )
+    return is_open
+
+
 async def use_invite(conn: Conn, code_hash: bytes, now: datetime) -> bool:
     status = await conn.execute(
         """

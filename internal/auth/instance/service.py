@@ -55,18 +55,21 @@ class InstanceService:
         async with self._db.read() as conn:
             return None if await repository.is_claimed(conn) else self._setup_secret
 
-    def refuse_early(self, ticket: Ticket) -> None:
-        """Refuse who can't be admitted, before anything costly is done for them."""
-        if ticket.setup_secret is not None:
-            self._check(ticket.setup_secret)
-        elif self._registration == "closed":
-            raise RegistrationClosed
-        elif self._registration == "invite" and ticket.invite is None:
-            raise InvitationRequired
+    async def refuse_early(self, ticket: Ticket) -> None:
+        """Refuse who can't be admitted, before anything is done for them.
+
+        What is done costs a hash, and who is not invited would learn from it whose names are taken.
+        """
+        self._require_ticket(ticket)
+        if ticket.setup_secret is None and self._registration == "invite":
+            async with self._db.read() as conn:
+                code_hash = hash_of(ticket.invite or "")
+                if not await repository.invite_is_open(conn, code_hash, self._clock.now()):
+                    raise UnknownInvite
 
     async def admit(self, tx: Transaction, user_id: Snowflake, ticket: Ticket) -> None:
         """Use up what a new account has shown. The setup secret opens a closed server, too."""
-        self.refuse_early(ticket)
+        self._require_ticket(ticket)
         if ticket.setup_secret is not None:
             await self.claim(tx, user_id, ticket.setup_secret)
         elif self._registration == "invite":
@@ -131,6 +134,14 @@ class InstanceService:
             tx.emit(UserUpdated(user=user))
         elif await repository.find_role(tx.conn, target_id) is None:
             raise UnknownUser
+
+    def _require_ticket(self, ticket: Ticket) -> None:
+        if ticket.setup_secret is not None:
+            self._check(ticket.setup_secret)
+        elif self._registration == "closed":
+            raise RegistrationClosed
+        elif self._registration == "invite" and ticket.invite is None:
+            raise InvitationRequired
 
     def _check(self, secret: str) -> None:
         if not compare_digest(secret.encode(), self._setup_secret.encode()):

@@ -33,11 +33,10 @@ _TRUST_S: Final = 30.0
 _MOST_CACHED: Final = 100_000
 # For how long a network where an account signed in stays known as its owner's.
 _NETWORK_AGE: Final = timedelta(days=90)
-# All strangers together have so many attempts at one account, from however many addresses.
-_STRANGERS: Final = Rate(10, 1 / 60)
-# A network where the account signed in lately has attempts of its own: strangers who use up
-# theirs don't lock the owner out.
-_OWN_NETWORK: Final = Rate(10, 1 / 30)
+# All strangers together have so many attempts at one account, from however many addresses. A
+# network where the account signed in lately has as many of its own: strangers who use up theirs
+# don't lock the owner out. One rate for both, as another one would tell that there is an account.
+_ATTEMPTS: Final = Rate(10, 1 / 60)
 _NOBODY: Final = Snowflake(0)
 
 
@@ -134,8 +133,10 @@ class SessionService:
             expires_at=now + self._refresh.lifetime,
         )
         await repository.insert(tx.conn, session, client)
-        await repository.remember_network(tx.conn, user_id, network_of(client.address), now)
+        # Lock order: user → sessions → networks. A refresh, too, has its session's row before it
+        # waits for the network's.
         surplus = await repository.delete_beyond(tx.conn, user_id, MAX_SESSIONS)
+        await repository.remember_network(tx.conn, user_id, network_of(client.address), now)
         self._tell(tx, user_id, surplus)
         return self._pair(session, token)
 
@@ -178,14 +179,14 @@ class SessionService:
     ) -> None:
         """Count an attempt to sign in as `name`, whose account is `user_id`; SlowDown past many.
 
-        Strangers count by the name that they gave, so that an account that doesn't exist answers
-        like one that does, and a name does not give away the address that belongs to it.
+        All count by the name that was given, so that an account that doesn't exist answers like
+        one that does, and a name does not give away the address that belongs to it.
         """
         network = network_of(client.address)
-        if await repository.network_exists(conn, user_id or _NOBODY, network):
-            await take_or_refuse(self._limiter, f"login:{user_id}:{network}", _OWN_NETWORK)
-        else:
-            await take_or_refuse(self._limiter, f"login:{name}", _STRANGERS)
+        is_own = await repository.network_exists(conn, user_id or _NOBODY, network)
+        # The name stands last: whatever is in it, it never becomes the key of another bucket.
+        key = f"login:own:{network}:{name}" if is_own else f"login:strangers:{name}"
+        await take_or_refuse(self._limiter, key, _ATTEMPTS)
 
     async def end(self, actor: Actor, session_id: Snowflake) -> None:
         """End one of the actor's sessions, the one that asks included."""

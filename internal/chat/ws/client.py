@@ -167,6 +167,12 @@ class Client(asyncio.Protocol):
         else:
             self.pending = [cast("bytes", pending), data]
 
+    def write_out(self) -> None:
+        """Write what is pending now, without waiting for the flush of all."""
+        pending, self.pending = self.pending, None
+        if pending is not None and self.transport is not None:
+            self.transport.write(pending if isinstance(pending, bytes) else b"".join(pending))
+
     async def drained(self, timeout_s: float) -> bool:
         """Wait until the peer has read on; False if it did not within the time."""
         if not self.is_paused:
@@ -232,7 +238,8 @@ class Client(asyncio.Protocol):
         self._loop.call_soon(self._hang_up)
 
     def _hang_up(self) -> None:
-        # Behind the flush of this tick. The transport sends what is buffered, then closes.
+        # The transport sends what is buffered, then closes.
+        self.write_out()
         if self.transport is not None:
             self.transport.close()
 

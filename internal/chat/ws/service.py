@@ -383,7 +383,8 @@ class GatewayService:
         """
         last_resort = self._loop.time() + self.limits.catch_up_s
         while client.is_open:
-            # The flush of what was just pushed shows whether the client keeps up.
+            # Written at once: the transport then shows whether the client keeps up.
+            client.write_out()
             await asyncio.sleep(0)
             wait_s = min(self.limits.lag_s, last_resort - self._loop.time())
             if wait_s <= 0 or not await client.drained(wait_s):
