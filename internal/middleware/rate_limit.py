@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from internal.errors import SlowDown
+from internal.errors import SlowDown, SlowMode
 from internal.utils.address import Network, client_address, network_of
 from internal.utils.bucket import Limiter, Rate, Taken
 from internal.utils.clock import Clock
@@ -70,7 +70,7 @@ class RateLimits:
             await self.take(request, rule)
             try:
                 return await handler(request)
-            except SlowDown:
+            except (SlowDown, SlowMode):
                 _forget_allowance(request)
                 raise
 
@@ -120,7 +120,8 @@ def rate_headers(request: web.Request) -> dict[str, str]:
 def _forget_allowance(request: web.Request) -> None:
     """Tell no headers with a refusal unless they are those of the rule that refused.
 
-    What refuses further in, as the attempts at an account do, has a bucket that is not told.
+    What refuses further in, as the attempts at an account or a slow channel do, has a bucket that
+    is not told.
     """
     reading = request.get(_READING)
     if reading is not None and reading.taken.is_allowed:
