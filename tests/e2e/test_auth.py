@@ -67,10 +67,13 @@ async def test_registration_signs_in(town: Town) -> None:
         ("email", "ada@example.org\r\nBcc: eve@example.org"),
         ("email", "a\u0000@example.org"),
         ("email", "a" * 300 + "@example.org"),
+        ("email", "İ" * 64 + "@example.org"),
+        ("email", "a@" + "İ" * 252),
         ("password", "short"),
         ("password", None),
         ("global_name", "\u200b"),
         ("global_name", "a\u0000b"),
+        *(("global_name", filler * 2) for filler in "\u115f\u1160\u3164\uffa0"),
         ("invite", "\u0000"),
     ],
 )
@@ -447,6 +450,41 @@ async def test_registration_by_invitation(open_town: OpenTown, database_url: str
     for body in ({"max_uses": 0}, {"max_uses": 2**63}, {"expires_in": -1}, {"max_uses": "3"}):
         with refused(400, 50035):
             await ada.post("/auth/invites", body)
+
+
+async def test_who_is_not_invited_learns_of_no_account(open_town: OpenTown) -> None:
+    town = await open_town(REGISTRATION="invite")
+    assert town.app is not None
+    secret = await town.app.setup_secret()
+    await town.stranger.post("/auth/register", newcomer("ada", setup_secret=secret))
+    for name in ("ada", "nobody"):
+        for shown, status, code in (
+            ({"invite": "made up"}, 404, 10006),
+            ({"setup_secret": "made up"}, 403, 40014),
+            ({}, 403, 40013),
+        ):
+            with refused(status, code):
+                await town.stranger.post("/auth/register", newcomer(name, **shown))
+
+
+async def test_an_invitation_is_used_up_while_somebody_registers(
+    open_town: OpenTown, database_url: str
+) -> None:
+    town = await open_town(REGISTRATION="invite")
+    assert town.app is not None
+    secret = await town.app.setup_secret()
+    answer = await town.stranger.post("/auth/register", newcomer("ada", setup_secret=secret))
+    invite = await (await signed_in(town, answer)).post("/auth/invites", {})
+    conn = await asyncpg.connect(database_url)
+    async with conn.transaction():
+        await conn.execute("UPDATE registration_invites SET uses_left = 0")
+        body = newcomer("bob", invite=invite["code"])
+        late = asyncio.create_task(outcome(town.stranger.post("/auth/register", body)))
+        while not await conn.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert not late.done()
+    assert await late == 404
+    assert await conn.fetchval("SELECT count(*) FROM users") == 1
+    await conn.close()
 
 
 async def test_only_administrators_administer(town: Town, ada: Person, bob: Person) -> None:

@@ -88,6 +88,55 @@ async def test_strangers_do_not_lock_an_owner_out(open_town: OpenTown) -> None:
     assert (await login(town, "203.0.113.1", password=PASSWORD)).status == 200
 
 
+async def test_a_refusal_does_not_tell_whether_there_is_an_account(open_town: OpenTown) -> None:
+    town = await open_town(**BEHIND_A_PROXY)
+    await register_from(town, "ada", "203.0.113.1")
+    refusals = []
+    for email in ("ada@example.org", "nobody@example.org"):
+        town = await open_town(**BEHIND_A_PROXY)  # whose limit per address is fresh
+        answers = [await login(town, "203.0.113.1", email=email) for _ in range(11)]
+        assert [answer.status for answer in answers] == [401] * 10 + [429]
+        refusals.append(answers[-1])
+    known, unknown = refusals
+    for refusal in refusals:  # less what the ten took
+        assert 45 < int(refusal.headers["Retry-After"]) <= 60
+    assert set(known.headers) == set(unknown.headers)
+
+
+@pytest.mark.parametrize("name", ["ada", "nobody"])
+async def test_a_name_in_the_wrong_field_counts_for_nobody(open_town: OpenTown, name: str) -> None:
+    town = await open_town(**BEHIND_A_PROXY)
+    await register_from(town, "ada", "203.0.113.1")
+    for n in range(11):
+        answer = await login(town, "203.0.113.1", email=name)
+        assert answer.status == (401 if n < 10 else 429)
+    wrong = {"email": "", "username": name}
+    assert (await login(town, "203.0.113.1", **wrong)).status == 401
+
+
+async def test_a_made_up_name_does_not_use_up_the_attempts_of_an_owner(
+    open_town: OpenTown,
+) -> None:
+    town = await open_town(**BEHIND_A_PROXY)
+    ada = await register_from(town, "ada", "203.0.113.1")
+    keys = [f"203.0.113.1:email:{ada.email}", f"{ada.id}:203.0.113.1"]
+    for key in keys:
+        for n in range(11):
+            await login(town, f"198.51.100.{n}", email=key)
+    assert (await login(town, "203.0.113.1", password=PASSWORD)).status == 200
+
+
+async def test_a_refusal_tells_the_bucket_that_refused_or_none(open_town: OpenTown) -> None:
+    town = await open_town(**BEHIND_A_PROXY)
+    answers = [await login(town, "203.0.113.1") for _ in range(21)]
+    assert [answer.status for answer in answers] == [401] * 10 + [429] * 11
+    assert set(answers[9].headers) >= FIVE
+    assert not FIVE & set(answers[10].headers)
+    assert {"Via", "Retry-After"} <= set(answers[10].headers)
+    assert set(answers[20].headers) >= FIVE
+    assert answers[20].headers["X-RateLimit-Remaining"] == "0"
+
+
 async def test_neighbours_in_ipv6_are_one_address(open_town: OpenTown) -> None:
     town = await open_town(**BEHIND_A_PROXY)
     statuses = [

@@ -8,7 +8,8 @@ from itertools import count
 import asyncpg
 import pytest
 
-from internal.auth.session.model import Client, EndedSessions, Pair, SessionEnded
+from internal.auth.session import repository
+from internal.auth.session.model import MAX_SESSIONS, Client, EndedSessions, Pair, SessionEnded
 from internal.auth.session.service import SessionCache, SessionService
 from internal.db.postgres import Database
 from internal.errors import Unauthorized
@@ -163,6 +164,30 @@ async def test_the_retry_of_a_refresh_has_ten_seconds(
         await sessions.refresh(pair.refresh_token, HOME)
     with pytest.raises(Unauthorized):
         await sessions.refresh(first.refresh_token, HOME)
+
+
+async def test_a_login_past_the_limit_and_a_refresh_wait_for_each_other_in_one_order(
+    db: Database, sessions: SessionService, clock: StandingClock, pair: Pair
+) -> None:
+    clock.pass_by(seconds=1)
+    async with db.transaction() as tx:
+        for _ in range(MAX_SESSIONS - 1):
+            await sessions.open(tx, ADA, HOME)
+
+    async def sign_in() -> None:
+        async with db.transaction() as tx:
+            await sessions.open(tx, ADA, HOME)
+
+    # A refresh of the oldest session, step by step: its row, then the network's.
+    async with db.transaction() as tx:
+        assert await repository.lock(tx.conn, pair.session_id)
+        login = asyncio.create_task(sign_in())
+        while not await tx.conn.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert not login.done()
+        await repository.remember_network(tx.conn, ADA, HOME.address, clock.now())
+    await login
+    async with db.read() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM login_sessions") == MAX_SESSIONS
 
 
 async def test_who_changes_the_password_must_still_be_signed_in(

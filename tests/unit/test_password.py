@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 
+import bcrypt
 import pytest
 
 from internal.errors import Unavailable
@@ -50,6 +51,35 @@ async def test_a_hash_of_another_cost_is_outdated(passwords: Passwords) -> None:
     assert dearer.is_outdated(known)
     assert await dearer.verify("secret", known)
     dearer.close()
+
+
+@pytest.mark.parametrize("made_with", [4, 5, 6, 7])
+async def test_every_refusal_takes_as_long(monkeypatch: pytest.MonkeyPatch, made_with: int) -> None:
+    """Whatever the cost of the hash was, and whether there is one."""
+    spent = 0
+
+    def hashpw(password: bytes, salt: bytes) -> bytes:
+        nonlocal spent
+        spent += 2 ** int(salt.split(b"$")[2])
+        return hash_as_before(password, salt)
+
+    def checkpw(password: bytes, known: bytes) -> bool:
+        return hashpw(password, known) == known
+
+    hash_as_before = bcrypt.hashpw
+    earlier, now = Passwords(made_with), Passwords(6)
+    known = await earlier.hash("secret")
+    monkeypatch.setattr(bcrypt, "hashpw", hashpw)
+    monkeypatch.setattr(bcrypt, "checkpw", checkpw)
+    for shown in (known, None, known):
+        spent = 0
+        assert not await now.verify("a guess", shown)
+        assert spent == 2 ** max(6, made_with)
+    spent = 0
+    assert await now.verify("secret", known)
+    assert spent == 2**made_with, "who is let in waits for nothing more"
+    earlier.close()
+    now.close()
 
 
 async def test_the_queue_is_bounded() -> None:

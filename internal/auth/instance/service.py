@@ -62,10 +62,11 @@ class InstanceService:
         """
         self._require_ticket(ticket)
         if ticket.setup_secret is None and self._registration == "invite":
+            code_hash = hash_of(ticket.invite or "")
             async with self._db.read() as conn:
-                code_hash = hash_of(ticket.invite or "")
-                if not await repository.invite_is_open(conn, code_hash, self._clock.now()):
-                    raise UnknownInvite
+                is_open = await repository.invite_is_open(conn, code_hash, self._clock.now())
+            if not is_open:
+                raise UnknownInvite
 
     async def admit(self, tx: Transaction, user_id: Snowflake, ticket: Ticket) -> None:
         """Use up what a new account has shown. The setup secret opens a closed server, too."""
