@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 import asyncpg
 import pytest
@@ -455,3 +455,58 @@ async def test_it_survives_its_connection_and_a_database_that_is_away(
     assert await watched.tailer.reached(start + 2, 10)
     assert watched.refusals == 0
     assert len(watched.connections) == 2
+
+
+async def test_it_survives_what_the_database_refuses(
+    db: Database, conn: Connection, database_url: str
+) -> None:
+    await say(db, Said(n=0))
+    await repository.drain(conn, 100)
+    watched = Watched(database_url)
+    await watched.tailer.start(conn, warm=0)
+    healthy = watched.connect
+
+    async def refusing_at_first() -> Connection:
+        made = await healthy()
+        if len(watched.connections) == 1:
+            # Under this isolation drain() raises.
+            await made.execute("SET default_transaction_isolation TO 'repeatable read'")
+        return made
+
+    watched.sequencer = Sequencer(
+        refusing_at_first, watched.tailer, keep=timedelta(), observe=watched.backlogs.put_nowait
+    )
+    start = watched.tailer.pos
+    await say(db, Said(n=1))
+    task = asyncio.create_task(watched.sequencer.run())
+    assert await watched.tailer.reached(start + 1, 10)
+    assert len(watched.connections) == 2
+    # Nothing is kept here, so the upkeep found what was there before.
+    assert await repository.oldest(conn) == start + 1
+    async with asyncio.timeout(5):
+        await watched.backlogs.get()
+    assert watched.sequencer.lag_s() < 5
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_tailer_that_begins_while_others_drain_begins_at_its_head(
+    db: Database, conn: Connection
+) -> None:
+    class Racing:
+        """A connection between whose statements another node drains."""
+
+        async def fetchrow(self, *statement: Any) -> Any:
+            found = await conn.fetchrow(*statement)
+            await say(db, Said(n=2))
+            await repository.drain(conn, 100)
+            return found
+
+        async def fetch(self, *statement: Any) -> Any:
+            return await conn.fetch(*statement)
+
+    await say(db, Said(n=1))
+    await repository.drain(conn, 100)
+    fresh = tailer()
+    await fresh.start(cast("Connection", Racing()), warm=10)
+    assert payloads(list(fresh.ring.after(fresh.pos - 1) or [])) == [b'{"n":1}']

@@ -99,3 +99,22 @@ def test_a_span_near_the_newest_is_cut_from_that_end() -> None:
     assert positions(held, 15, 18) == [16, 17, 18]
     assert positions(held, 18, 17) == []
     assert positions(held, 19, 40) == [20]
+
+
+def test_what_was_blank_already_stays_so_when_its_channel_goes() -> None:
+    held = ring()
+    first, second = entry(1, subject=7, channel=5), entry(2, subject=7, channel=5)
+    held.append(first)
+    held.append(second)
+    held.append(entry(3, "CHANNEL_DELETE", retracts_channels=[5]))
+    held.append(entry(4, "CHANNEL_DELETE", retracts_channels=[5]))
+    assert (first.payload, second.payload) == (None, None)
+
+
+def test_what_left_is_not_looked_for_any_more() -> None:
+    held = ring(max_entries=1)
+    first = entry(1, subject=7)
+    held.append(first)
+    held.append(entry(2, subject=8))
+    held.append(entry(3, "MESSAGE_DELETE", retracts=[7]))
+    assert first.payload == b"{}"
