@@ -510,3 +510,16 @@ async def test_a_tailer_that_begins_while_others_drain_begins_at_its_head(
     fresh = tailer()
     await fresh.start(cast("Connection", Racing()), warm=10)
     assert payloads(list(fresh.ring.after(fresh.pos - 1) or [])) == [b'{"n":1}']
+
+
+async def test_what_waits_too_long_is_seen(db: Database, watched: Watched, pool: Pool) -> None:
+    async with pool.acquire() as holder, holder.transaction():
+        await holder.execute("SELECT pg_advisory_xact_lock(4242)")
+        await say(db, Said(n=1))
+        async with pool.acquire() as other:
+            await other.execute("UPDATE event_outbox SET created_at = now() - interval '1 minute'")
+        async with asyncio.timeout(5):
+            while ((await watched.backlogs.get()).oldest_s or 0) < 60:
+                assert watched.told == []
+        assert watched.sequencer.lag_s() >= 60
+    assert await watched.tailer.reached(watched.tailer.pos, 5)
