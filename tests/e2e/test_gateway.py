@@ -208,6 +208,8 @@ async def test_who_joins_hears_everything_from_then_on(
 
 async def test_typing_is_told_and_takes_no_position(ada: Person, bob: Person, guild: Guild) -> None:
     await bob.connect()
+    # READY may have shown what got its position only afterwards.
+    await bob.fence()
     before = bob.gateway.seq
     await ada.post(f"/channels/{guild.channel_id}/typing")
     typing = await bob.gateway.expect_frame("TYPING_START")
