@@ -14,6 +14,7 @@ from tests.fault.world import Scale
 
 JWT_SECRET = "a key for tests that is long enough to sign with"
 SEED = 7
+ATTEMPTS = 3
 
 SMALL = Scale(
     writers=5,
@@ -90,9 +91,25 @@ async def test_a_bug_is_found(bug: str, tmp_path: Path, database_url: str) -> No
         # The worker's own: making another takes longer than the run.
         environ["DATABASE_URL"] = database_url
         environ["JWT_SECRET"] = JWT_SECRET
-    plan = Plan(
+    # A seed repeats the choices and not the timing: on a busy machine a bug may find no occasion
+    # in so short a run. One that is found in none of several is not seen by the checker.
+    seen = []
+    for attempt in range(ATTEMPTS):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        # A later run gets a PostgreSQL of its own: the worker's has the people of the first in it.
+        result = await carry_out(_plan(bug, SEED + attempt), folder, {} if attempt else environ)
+        if expected.numbers <= result.violated:
+            return
+        seen.append(table(result))
+    pytest.fail(seen[-1])
+
+
+def _plan(bug: str, seed: int) -> Plan:
+    expected = EXPECTED[bug]
+    return Plan(
         seconds=expected.seconds,
-        seed=SEED,
+        seed=seed,
         operations=expected.operations,
         faults=expected.faults,
         scale=expected.scale,
@@ -102,8 +119,6 @@ async def test_a_bug_is_found(bug: str, tmp_path: Path, database_url: str) -> No
         quiet_s=1,
         in_turn=True,
     )
-    result = await carry_out(plan, tmp_path, environ)
-    assert expected.numbers <= result.violated, table(result)
 
 
 async def test_an_honest_server_keeps_the_promise(tmp_path: Path) -> None:
