@@ -218,11 +218,13 @@ async def test_too_much_missed_is_said(open_town: OpenTown) -> None:
     town = await open_town(REPLAY_LIMIT="5")
     ada, bob = await town.person("ada"), await town.person("bob")
     guild = await town.guild(ada, bob)
+    await ada.connect()
     await bob.connect()
     before = bob.gateway
     await before.abort()
     for number in range(6):
         await ada.say(guild.channel_id, str(number))
+    await ada.fence()
     await refused_session(await bob.resume(before.session_id, before.seq))
 
 
