@@ -121,6 +121,10 @@ unit: $(DEV) ## Runs the tests that need neither a database nor a socket.
 e2e: $(DEV) ## Runs the tests that speak to a running server.
 	@$(BIN)/python -m pytest -n auto tests/e2e $(ARGS)
 
+.PHONY: deploy-check
+deploy-check: $(DEV) ## Checks deploy/ with the linters that are there, and tries the proxies.
+	@$(BIN)/python -m pytest -n auto tests/test_deploy.py tests/e2e/test_proxies.py $(ARGS)
+
 .PHONY: coverage
 coverage: $(DEV) ## Runs the suite with coverage; auth and the event log must be covered whole.
 	@rm -f .coverage .coverage.*
@@ -133,15 +137,24 @@ coverage: $(DEV) ## Runs the suite with coverage; auth and the event log must be
 bench: $(DEV) ## Measures fan-out, durable sends and memory, beside the goals.
 	@exec $(BIN)/python bench/fanout.py $(ARGS)
 
+.PHONY: storm
+storm: $(DEV) ## Cuts 5,000 sockets off at once, kills the server, and measures how they come back.
+	@exec $(BIN)/python bench/storm.py $(ARGS)
+
 .PHONY: replay
 replay: $(DEV) ## Replays a real conversation, kills the server on the way, and counts what was lost.
 	@exec $(BIN)/python bench/replay.py $(ARGS)
 
-SECONDS := 120
+# How long faults go on; without it, as long as the target says.
+TOLD = $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 .PHONY: fault
-fault: $(DEV) ## Kills and stops parts of the server for SECONDS=120, and proves that nothing is lost.
-	@exec $(BIN)/python -m tests.fault --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+fault: $(DEV) ## Four kinds of fault against three nodes, 20,000 messages, and the proof that none is lost.
+	@exec $(BIN)/python -m tests.fault --messages 20000 $(TOLD)
+
+.PHONY: fault-full
+fault-full: $(DEV) ## Every kind of fault, twice or for SECONDS=, each at its full length.
+	@exec $(BIN)/python -m tests.fault --full $(TOLD)
 
 .PHONY: docs
 docs: $(BASE) ## Writes the documents that are generated from the code.

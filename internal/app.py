@@ -2,9 +2,10 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,8 @@ from internal.auth.instance.handler import InstanceHandler
 from internal.auth.instance.service import InstanceService
 from internal.auth.service import AuthService
 from internal.auth.session.handler import SessionHandler
-from internal.auth.session.service import SessionService
+from internal.auth.session.model import LivingSession, SessionEnded
+from internal.auth.session.service import SessionService, Tokens
 from internal.channel.handler import ChannelHandler
 from internal.channel.service import ChannelService
 from internal.chat.message.handler import MessageHandler
@@ -28,16 +30,23 @@ from internal.chat.typing.service import TypingService
 from internal.chat.ws.cursor import CursorSigner
 from internal.chat.ws.handler import GatewayHandler
 from internal.chat.ws.hub import Hub
-from internal.chat.ws.model import Doors, Limits, State
+from internal.chat.ws.model import Doors, Limits, SessionTaken, State
 from internal.chat.ws.service import GatewayService
 from internal.chat.ws.view import ended_sessions
 from internal.config.config import Config
+from internal.config.cores import usable_cores
 from internal.config.values import origin_of
 from internal.db.migrate import check, read_folder
 from internal.db.postgres import Conn, Database, Pool, Transaction, refuse_unsafe
+from internal.db.pulse import Pulse
+from internal.db.redis import Redis, RedisAddress
+from internal.db.redis_cache import RedisCache
+from internal.db.redis_limiter import RedisLimiter
 from internal.db.worker import WorkerLease
 from internal.errors import Unavailable
 from internal.eventlog import outbox
+from internal.eventlog.bus import Bus, Drained, Ears, LocalBus, RedisBus, Taken, entries_of
+from internal.eventlog.freshness import AsOf, Copy, FreshCache, Freshness, NoSharedCache
 from internal.eventlog.model import Entry
 from internal.eventlog.repository import Backlog
 from internal.eventlog.ring import Ring
@@ -45,17 +54,23 @@ from internal.eventlog.sequencer import Sequencer
 from internal.eventlog.tailer import Tailer
 from internal.guild.handler import GuildHandler
 from internal.guild.service import GuildService
+from internal.middleware.overload import Overload
 from internal.middleware.rate_limit import IDENTIFY, SEND, RateLimits
 from internal.monitoring.health import Health
+from internal.monitoring.load import Load, Work
 from internal.monitoring.metrics import LoopLag, Metrics, metrics_app
+from internal.presence.repository import Board, LocalPresences, Presences, RedisPresences
+from internal.presence.service import PresenceService
 from internal.routes.routes import Handlers
 from internal.routes.site import site
 from internal.user.handler import UserHandler
+from internal.user.model import User, UserUpdated
 from internal.user.service import UserService
 from internal.utils.actor import Actor
 from internal.utils.background import Background
-from internal.utils.bucket import LocalLimiter
+from internal.utils.bucket import Limiter, LocalLimiter
 from internal.utils.clock import Clock, SystemClock
+from internal.utils.gate import Gate
 from internal.utils.json import UnreadableJson, decoder
 from internal.utils.jwt import AccessTokens
 from internal.utils.password import Passwords
@@ -71,6 +86,10 @@ _FREE_BYTES: Final = 64 << 20
 _RING_ENTRIES: Final = 50_000
 _RING_BYTES: Final = 32 << 20
 _WARM: Final = 10_000
+# For opening a connection to the database, and for closing all of them.
+_CONNECT_S: Final = 5.0
+# A statement is over on the server by then: whoever still waits has a dead connection.
+_COMMAND_S: Final = 15.0
 _SECOND: Final = 1.0
 _MINUTE: Final = 60.0
 _SWEEP_ROWS: Final = 5_000
@@ -78,7 +97,7 @@ _SWEEP_ROWS: Final = 5_000
 # belongs to somebody who is stuck.
 _SERVER_SETTINGS: Final = {
     "application_name": "parley",
-    "statement_timeout": "30000",
+    "statement_timeout": "10000",
     "lock_timeout": "5000",
     "idle_in_transaction_session_timeout": "10000",
     "synchronous_commit": "on",
@@ -99,11 +118,14 @@ class App:
     gateway: GatewayService
     tailer: Tailer
     health: Health
+    load: Load
     metrics: Metrics
     background: Background
     web: Application
     metrics_web: Application
     setup_secret: Callable[[], Awaitable[str | None]]
+    # Whether no other node was seen on the database lately.
+    is_alone: Callable[[], bool]
     address: "Address"
 
     @property
@@ -134,19 +156,28 @@ async def open_app(config: Config) -> AsyncIterator[App]:
         platform = await _open_platform(config, pool, clock, metrics, stack)
         stack.push_async_callback(background.stop)
         hub = Hub()
-        features = await _open_features(config, platform, hub, stack)
+        features = await _open_features(config, platform, metrics, stack)
         gateway = _open_gateway(config, platform, hub, features, metrics, address)
+        platform.tailer.subscribe(features.freshness.observe)
         platform.tailer.subscribe(features.forget_ended)
         platform.tailer.subscribe(gateway.hub.publish)
+        platform.tailer.subscribe(gateway.follow)
+        platform.bus.connect(_listen(platform, gateway))
         gateway.hub.pos = platform.tailer.pos
-        lag = LoopLag(metrics)
-        health = _health(platform, lag, config.data_dir)
+        health = _health(platform, platform.lag, config.data_dir)
         _observe(metrics, platform, gateway, features)
         background.start("worker-lease", platform.worker.keep())
         background.start("sequencer", platform.sequencer.run())
+        background.start("pulse", platform.pulse.run())
+        background.start("bus", platform.bus.run())
+        if platform.redis is not None:
+            background.start("redis", platform.redis.watch())
         background.start("messages", features.messages.run())
         background.start("gateway-sweep", gateway.sweep())
-        background.start("loop-lag", lag.sample())
+        background.start("presence", gateway.presence.run())
+        background.start("presence-share", gateway.presence.share())
+        background.start("loop-lag", platform.lag.sample())
+        background.start("load", platform.load.watch())
         background.start("sweep-sessions", _every(_SECOND, features.sessions.sweep))
         background.start("sweep-messages", _every(_SECOND, features.messages.purge))
         background.start("sweep-nonces", _every(_MINUTE, features.messages.sweep_nonces))
@@ -170,6 +201,7 @@ async def open_app(config: Config) -> AsyncIterator[App]:
             handlers,
             authenticate=features.sessions.authenticate,
             limits=features.limits,
+            overload=Overload(platform.load, _gates(config, metrics)),
             observe=metrics.observe_request,
             clock=clock,
         )
@@ -180,11 +212,13 @@ async def open_app(config: Config) -> AsyncIterator[App]:
             gateway=gateway,
             tailer=platform.tailer,
             health=health,
+            load=platform.load,
             metrics=metrics,
             background=background,
             web=application,
             metrics_web=metrics_app(metrics),
             setup_secret=features.instance.setup_secret,
+            is_alone=lambda: platform.worker.is_alone,
             address=address,
         )
 
@@ -201,19 +235,34 @@ class _Platform:
     worker: WorkerLease
     clock: Clock
     instance_id: str
+    # None with one node, who shares nothing.
+    redis: Redis | None
+    bus: Bus
+    lag: LoopLag
+    load: Load
+    pulse: Pulse
 
 
 @asynccontextmanager
 async def _pool(config: Config) -> AsyncIterator[Pool]:
-    async with asyncpg.create_pool(
+    pool = await asyncpg.create_pool(
         str(config.database_url),
         min_size=0,
         max_size=config.db_pool_size,
-        command_timeout=60,
+        timeout=_CONNECT_S,
+        command_timeout=_COMMAND_S,
         reset=_reset,
         server_settings=_SERVER_SETTINGS,
-    ) as pool:
+    )
+    try:
         yield pool
+    finally:
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await pool.close()
+        except TimeoutError:
+            # It says farewell to a server that may not be there.
+            pool.terminate()
 
 
 async def _reset(conn: Conn) -> None:
@@ -237,21 +286,77 @@ async def _open_platform(
     async def connect() -> "asyncpg.Connection[asyncpg.Record]":
         return await asyncpg.connect(
             str(config.database_url),
-            timeout=10,
+            timeout=_CONNECT_S,
             command_timeout=30,
             server_settings=_SERVER_SETTINGS,
         )
 
-    sequencer = Sequencer(connect, tailer, keep=config.log_retention, observe=observe)
-    db = Database(pool, outbox.write, sequencer.kick)
     async with pool.acquire() as conn:
         await refuse_unsafe(conn)
         await tailer.start(conn, _WARM)
         instance_id = str(await conn.fetchval("SELECT id FROM instance"))
+    redis = await stack.enter_async_context(_redis(config, instance_id, metrics))
+    bus: Bus = (
+        LocalBus(lambda: worker.is_alone)
+        if redis is None
+        else RedisBus(redis, count_dropped=metrics.bus_dropped)
+    )
+    sequencer = Sequencer(
+        connect, tailer, keep=config.log_retention, observe=observe, announce=bus.drained
+    )
+    db = Database(pool, outbox.write, sequencer.kick)
+    lag = LoopLag(metrics)
+    load = Load(
+        lag_s=lag.current,
+        database_s=db.waited_s,
+        count_shed=lambda kind: metrics.shed.labels(kind).inc(),
+    )
+
+    async def hang_up() -> None:
+        sequencer.hang_up()
+        await db.hang_up()
+
+    pulse = Pulse(connect, hang_up)
     worker = WorkerLease(db, clock)
     await worker.take()
     stack.push_async_callback(worker.release)
-    return _Platform(pool, db, tailer, sequencer, worker, clock, instance_id)
+    return _Platform(
+        pool, db, tailer, sequencer, worker, clock, instance_id, redis, bus, lag, load, pulse
+    )
+
+
+@asynccontextmanager
+async def _redis(config: Config, instance_id: str, metrics: Metrics) -> AsyncIterator[Redis | None]:
+    """The Redis that nodes share. Its being away stops no start."""
+    if config.redis_url is None:
+        yield None
+        return
+    address = RedisAddress(
+        url=str(config.redis_url), mode=config.redis_mode, service=config.redis_sentinel_service
+    )
+    redis = Redis(address, prefix=f"parley:{instance_id}", count_failure=metrics.redis_failures.inc)
+    try:
+        yield redis
+    finally:
+        await redis.close()
+
+
+def _listen(platform: _Platform, gateway: GatewayService) -> Ears:
+    """What this node does with what others tell it."""
+    tailer, sequencer = platform.tailer, platform.sequencer
+
+    def drained(message: Drained) -> None:
+        if message.epoch != tailer.epoch:
+            return
+        if message.rows and tailer.offer(entries_of(message.rows)):
+            return
+        if message.head > tailer.pos:
+            sequencer.look()
+
+    def taken(message: Taken) -> None:
+        gateway.taken(message.key, message.at, message.node)
+
+    return Ears(drained=drained, whisper=gateway.hub.whisper, taken=taken)
 
 
 # The features.
@@ -269,18 +374,22 @@ class _Features:
     channels: ChannelService
     messages: MessageService
     typing: TypingService
-    # Consumes the log, so that a revocation reaches every node.
+    # Consume the log, so that a revocation reaches every node.
+    freshness: Freshness
     forget_ended: Callable[[Sequence[Entry]], None]
 
 
 async def _open_features(
-    config: Config, platform: _Platform, hub: Hub, stack: AsyncExitStack
+    config: Config, platform: _Platform, metrics: Metrics, stack: AsyncExitStack
 ) -> _Features:
     db, clock, new_id = platform.db, platform.clock, platform.worker.new_id
     secrets = [str(config.jwt_secret), *map(str, config.jwt_previous_secrets)]
     passwords = Passwords(config.bcrypt_cost)
     stack.callback(passwords.close)
-    limiter = LocalLimiter(clock, scale=config.rate_limit_scale)
+    limiter = _limiter(config, platform, metrics)
+    tailer, redis = platform.tailer, platform.redis
+    freshness = Freshness(AsOf(tailer.pos, tailer.epoch), _accounts_changed)
+    shared = NoSharedCache() if redis is None else RedisCache(redis)
     guilds = GuildService(db, new_id)
     channels = ChannelService(db, guilds, new_id)
 
@@ -294,22 +403,26 @@ async def _open_features(
         limiter=limiter,
         hold=guilds.hold_guilds_of,
         announce=announce,
+        shared=FreshCache("user", decoder(Copy[User]), freshness, shared),
     )
     sessions = SessionService(
         db,
-        access=AccessTokens(
-            secrets,
-            audience=platform.instance_id,
-            lifetime=config.jwt_expires_in,
-            clock=clock,
-            new_id=new_id,
-        ),
-        refresh=RefreshTokens(
-            secrets, audience=platform.instance_id, lifetime=config.refresh_expires_in
+        tokens=Tokens(
+            AccessTokens(
+                secrets,
+                audience=platform.instance_id,
+                lifetime=config.jwt_expires_in,
+                clock=clock,
+                new_id=new_id,
+            ),
+            RefreshTokens(
+                secrets, audience=platform.instance_id, lifetime=config.refresh_expires_in
+            ),
         ),
         limiter=limiter,
         clock=clock,
         new_id=new_id,
+        shared=FreshCache("session", decoder(Copy[LivingSession]), freshness, shared),
     )
     instance = InstanceService(
         db,
@@ -324,7 +437,7 @@ async def _open_features(
     )
     body_keys = [derive(secret, "message-body", platform.instance_id) for secret in secrets]
     messages = MessageService(db, channels, new_id, clock, body_keys=body_keys)
-    typing = TypingService(db, channels, publish=hub.whisper, clock=clock)
+    typing = TypingService(db, channels, publish=platform.bus.whisper, clock=clock)
 
     def forget_ended(entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -342,8 +455,24 @@ async def _open_features(
         channels=channels,
         messages=messages,
         typing=typing,
+        freshness=freshness,
         forget_ended=forget_ended,
     )
+
+
+def _limiter(config: Config, platform: _Platform, metrics: Metrics) -> Limiter:
+    clock, scale = platform.clock, config.rate_limit_scale
+    if platform.redis is None:
+        return LocalLimiter(clock, scale=scale)
+    count_fallback = metrics.rate_limit_fallbacks.inc
+    return RedisLimiter(platform.redis, clock, scale=scale, count_fallback=count_fallback)
+
+
+def _accounts_changed(entry: Entry) -> Iterable[int]:
+    """Say whose account or login sessions, as caches hold them, an entry changes."""
+    if entry.type in {UserUpdated.type, SessionEnded.type}:
+        return entry.users or ()
+    return ()
 
 
 async def _every(period_s: float, sweep: Callable[[int], Awaitable[int]]) -> None:
@@ -360,6 +489,18 @@ async def _every(period_s: float, sweep: Callable[[int], Awaitable[int]]) -> Non
 
 
 # The gateway.
+
+
+def _open_presence(platform: _Platform, hub: Hub) -> PresenceService:
+    node, clock = platform.bus.node, platform.clock
+    store: Presences
+    if platform.redis is None:
+        store = LocalPresences(Board(clock), node)
+    else:
+        store = RedisPresences(platform.redis, node, clock)
+    return PresenceService(
+        store, hub, clock, node=node, shed=lambda: platform.load.sheds(Work.EPHEMERA)
+    )
 
 
 def _open_gateway(
@@ -380,6 +521,17 @@ def _open_gateway(
 
     async def admit(actor: Actor) -> None:
         await features.limits.count(IDENTIFY, actor.user_id)
+
+    async def take(user_id: Snowflake, key: int, at: float) -> None:
+        taken = Taken(key, at, platform.bus.node)
+        if await platform.bus.take(taken):
+            return
+        try:
+            async with platform.db.transaction() as tx:
+                tx.emit(SessionTaken(user_id=user_id, key=key, at=at, node=taken.node))
+        except Unavailable:
+            # The older socket, if there is one, ends by its heartbeats.
+            _log.warning("takeover_untold")
 
     async def send(actor: Actor, body: bytes) -> object:
         # The socket may have outlived its login session by a moment.
@@ -402,12 +554,13 @@ def _open_gateway(
             ]
         ),
         Doors(
-            authenticate=features.sessions.authenticate,
+            recognise=features.sessions.recognise,
             admit=admit,
             is_alive=features.sessions.is_alive,
             state_of=state_of,
             memberships=features.guilds.memberships,
             send=send,
+            take=take,
         ),
         Limits(
             heartbeat_s=config.heartbeat_interval.total_seconds(),
@@ -417,14 +570,41 @@ def _open_gateway(
             sockets=config.gateway_max_sockets,
             strangers_per_address=config.gateway_sockets_per_address,
             drain_window_s=config.drain_window.total_seconds(),
+            openings=_openings(config),
             send_burst=200 * config.rate_limit_scale,
             sends_per_s=20 * config.rate_limit_scale,
         ),
+        presence=_open_presence(platform, hub),
+        node=platform.bus.node,
+        load=platform.load,
         resume_url=address.gateway,
         count_resume=lambda outcome: metrics.resumes.labels(outcome).inc(),
         count_close=lambda code: metrics.closes.labels(str(code)).inc(),
         count_lag=metrics.slow_readers.inc,
     )
+
+
+# What is bounded.
+
+
+def _openings(config: Config) -> int:
+    """READYs at once: two for each core, and half of the connections for everything else."""
+    return max(1, min(2 * usable_cores(), config.db_pool_size // 2))
+
+
+def _gates(config: Config, metrics: Metrics) -> dict[Work, Gate]:
+    """One line for each kind of work that is heavy enough to starve the rest."""
+    gates = {
+        # Half of the connections; a queue that two seconds can serve.
+        Work.HISTORY: Gate(at_once=max(1, config.db_pool_size // 2), waiting=200, wait_s=2.0),
+    }
+    for work, gate in gates.items():
+        metrics.gate_waiting.labels(work.label).set_function(partial(_waiting_at, gate))
+    return gates
+
+
+def _waiting_at(gate: Gate) -> float:
+    return gate.waiting
 
 
 # What operators see.
@@ -455,8 +635,13 @@ def _health(platform: _Platform, lag: LoopLag, data_dir: Path) -> Health:
     async def event_log() -> str | None:
         return platform.sequencer.complaint()
 
+    async def redis() -> str | None:
+        is_up = platform.redis is None or platform.redis.is_up
+        return None if is_up else "Redis does not answer"
+
     return Health(
         {"database": database, "schema": schema, "event_log": event_log, "disk": disk},
+        {} if platform.redis is None else {"redis": redis},
         lag=lag.current,
     )
 
@@ -467,6 +652,10 @@ def _observe(
     """Let the gauges and counters ask at each scrape, rather than be told at each event."""
     metrics.connected_sockets.set_function(lambda: len(gateway.clients))
     metrics.active_users.set_function(lambda: gateway.hub.users)
+    metrics.users_online.set_function(lambda: gateway.presence.online)
+    metrics.load_level.set_function(lambda: platform.load.level)
+    metrics.gate_waiting.labels("opening").set_function(lambda: gateway.openings.waiting)
+    metrics.gate_waiting.labels("resume").set_function(lambda: gateway.replays.waiting)
     pool = platform.pool
     metrics.db_in_use.set_function(lambda: pool.get_size() - pool.get_idle_size())
     metrics.bcrypt_queue.set_function(features.passwords.queued)

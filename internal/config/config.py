@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Annotated, Any, Literal, get_args, get_type_hints
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -31,6 +31,7 @@ from internal.config.values import (
     NotAllowedError,
     Number,
     Origins,
+    RedisUrl,
     Secret,
     SecretText,
     ServerUrl,
@@ -41,6 +42,7 @@ from internal.config.values import (
     WebUrl,
     Whole,
     Workers,
+    hosts_in,
 )
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Setting",
     "bound_to",
     "ensure_secret",
+    "environ_of",
     "load",
     "read_dotenv",
     "settings_of",
@@ -63,6 +66,7 @@ _SECOND = timedelta(seconds=1)
 _MINUTE = timedelta(minutes=1)
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
+_SERVICE = "mymaster"
 # As what a browser on this machine would write for an address that is only here, or everywhere.
 _LOCAL = {"127.0.0.1", "::1", "localhost", "0.0.0.0", "::"}  # noqa: S104  # Compared, not bound.
 
@@ -107,7 +111,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     workers: Annotated[
         int,
         Workers(),
-        Meta(description="How many processes serve. This version serves with one."),
+        Meta(
+            description="How many processes serve on this machine. With more than one they share a"
+            " Redis: that of `REDIS_URL`, or one that is started for them. Limits of connections"
+            " hold for each process."
+        ),
     ] = 1
     data_dir: Annotated[
         Path,
@@ -152,6 +160,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Duration(timedelta(), 10 * _MINUTE),
         Meta(description="How long requests that are under way may take to end at a stop."),
     ] = 10 * _SECOND
+    drain_delay: Annotated[
+        timedelta,
+        Duration(timedelta(), 10 * _MINUTE),
+        Meta(
+            description="How long a stopping server still accepts after `/ready` said 503, so that"
+            " a balancer notices first."
+        ),
+    ] = timedelta()
     drain_window: Annotated[
         timedelta,
         Duration(timedelta(), 10 * _MINUTE),
@@ -175,10 +191,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10
     redis_url: Annotated[
         Secret | None,
-        ServerUrl(("redis", "rediss", "unix")),
-        Derived("no Redis; one process needs none"),
-        Meta(description="A Redis server, as `redis://user:password@host:6379/0`."),
+        RedisUrl(("redis", "rediss", "unix")),
+        Derived("none with one process, which needs none; an embedded one with several `WORKERS`"),
+        Meta(
+            description="The Redis that all nodes of a service share, as"
+            " `redis://user:password@host:6379/0`; for a cluster or Sentinels with several hosts,"
+            " separated by commas."
+        ),
     ] = None
+    redis_mode: Annotated[
+        Literal["single", "cluster", "sentinel"],
+        Choice(("single", "cluster", "sentinel")),
+        Meta(
+            description="What `REDIS_URL` names: one server, some nodes of a Redis Cluster, or the"
+            " Sentinels that know the master."
+        ),
+    ] = "single"
+    redis_sentinel_service: Annotated[
+        str, Text(), Meta(description="The name by which the Sentinels know the master.")
+    ] = _SERVICE
 
     jwt_secret: Annotated[
         Secret,
@@ -337,6 +368,14 @@ class Setting:
     def name(self) -> str:
         return self.field.upper()
 
+    def write(self, value: object) -> str:
+        """Write a value as it would be given, secrets too; none is empty."""
+        if value is None:
+            return ""
+        if not self.kind.secret:
+            return self.kind.show(value)
+        return ",".join(value) if isinstance(value, tuple) else str(value)
+
     def read(self, text: str) -> object:
         try:
             return self.kind.read(text)
@@ -414,6 +453,16 @@ def bound_to(config: Config, port: int) -> Config:
     return msgspec.structs.replace(bound, public_url=_own_url(bound))
 
 
+def environ_of(config: Config) -> dict[str, str]:
+    """Write the settings as an environment, from which `load` makes the same again.
+
+    It holds the secrets as they are.
+    """
+    return {s.name: s.write(getattr(config, s.field)) for s in _SETTINGS} | {
+        s.name: "" for s in _PARTS
+    }
+
+
 def ensure_secret(config: Config) -> Config:
     """Return the settings with a signing key: the given one, or that of DATA_DIR.
 
@@ -465,6 +514,28 @@ def _refuse_contradictions(config: Config) -> None:
         raise ConfigError(
             f"METRICS_PORT={config.metrics_port} is the server's own PORT; give it another."
         )
+
+    if config.redis_url is not None:
+        _refuse_confused_redis(config, str(config.redis_url))
+    elif config.redis_mode != "single":
+        raise ConfigError("REDIS_MODE is given without REDIS_URL, so it would have no effect.")
+    if config.redis_sentinel_service != _SERVICE and config.redis_mode != "sentinel":
+        raise ConfigError(
+            "REDIS_SENTINEL_SERVICE is given without REDIS_MODE=sentinel, so it would have no"
+            " effect."
+        )
+
+
+def _refuse_confused_redis(config: Config, url: str) -> None:
+    mode, parts = config.redis_mode, urlsplit(url)
+    if mode == "single" and len(hosts_in(url)) > 1:
+        raise ConfigError(
+            "REDIS_URL names several hosts, which is for REDIS_MODE=cluster or REDIS_MODE=sentinel."
+        )
+    if mode != "single" and parts.scheme == "unix":
+        raise ConfigError(f"REDIS_URL names a socket, and REDIS_MODE={mode} needs hosts.")
+    if mode == "cluster" and parts.path.strip("/") not in {"", "0"}:
+        raise ConfigError("REDIS_URL names a database, and a Redis Cluster has none but 0.")
 
 
 def _database_url(parts: Parts, host: str) -> Secret:

@@ -10,17 +10,21 @@ from urllib.parse import parse_qs, urlsplit
 
 from typing_extensions import override
 
+from internal.config.cores import usable_cores
+
 Network = IPv4Network | IPv6Network
 
 MASK = "********"
 SHORTEST_KEY = 32
 FEWEST_CHARACTERS = 8
+MOST_WORKERS = 64
 
 _WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d)?", re.ASCII)
 _SIZE = re.compile(r"([0-9]{1,15}) ?(?:([KMG])(?:i?B)?|B)?", re.ASCII | re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}", re.ASCII)
+_DATABASE = re.compile(r"/?|/[0-9]{1,5}", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 # Words of the keys that stand in examples and tutorials; a random key never holds them.
@@ -106,20 +110,20 @@ class Number(Plain):
 
     @override
     def show(self, value: object) -> str:
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 class Workers(Plain):
-    """How many processes serve. One, for now: it is asked for by name so that 2 is never silent."""
+    """How many processes serve."""
 
-    allowed = "1 or `auto`"
+    allowed = f"a whole number from 1 to {MOST_WORKERS}, or `auto` for one for each core"
 
     def read(self, text: str) -> int:
-        if text == "auto" or (_WHOLE.fullmatch(text) and int(text) == 1):
-            return 1
-        if _WHOLE.fullmatch(text) and int(text) > 1:
-            raise NotAllowedError("this version serves with one process")
-        raise NotAllowedError
+        if text == "auto":
+            return min(usable_cores(), MOST_WORKERS)
+        if not _WHOLE.fullmatch(text) or not 1 <= int(text) <= MOST_WORKERS:
+            raise NotAllowedError
+        return int(text)
 
 
 @dataclass(frozen=True)
@@ -312,6 +316,45 @@ class ServerUrl:
         if ":" in user:
             user = f"{user.partition(':')[0]}:{MASK}"
         return url._replace(netloc=f"{user}{at}{place}").geturl() if value else ""
+
+
+class RedisUrl(ServerUrl):
+    """Where Redis is: on one host, or on several of which any may be asked."""
+
+    @property
+    @override
+    def allowed(self) -> str:
+        return f"{super().allowed}, with several hosts as redis://one:6379,two:6379"
+
+    @override
+    def read(self, text: str) -> Secret:
+        url = super().read(text)
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            if parts.netloc or len(parts.path) < len("/x"):
+                raise NotAllowedError(
+                    "a socket is named by its absolute path, as unix:///run/r.sock"
+                )
+            return url
+        for host in hosts_in(url):
+            if not _is_place(host):
+                raise NotAllowedError("each host is a name or an address, and may have a port")
+        if not _DATABASE.fullmatch(parts.path):
+            raise NotAllowedError("what follows the hosts is the number of a database")
+        return url
+
+
+def hosts_in(url: str) -> list[str]:
+    """The hosts of a URL, each with its port where it names one."""
+    return urlsplit(url).netloc.rpartition("@")[2].split(",")
+
+
+def _is_place(host: str) -> bool:
+    try:
+        parts = urlsplit(f"//{host}")
+        return bool(parts.hostname) and parts.port != 0 and not parts.query
+    except ValueError:
+        return False
 
 
 def origin_of(url: str) -> str:

@@ -150,18 +150,23 @@ def open_home(home: Path) -> Cluster:
 
 def lock_home(cluster: Cluster) -> int:
     """Take the folder for this process until the descriptor is closed or the process is dead."""
+    return lock(cluster.lock, cluster.home)
+
+
+def lock(path: Path, home: Path) -> int:
+    """Take what is kept in a folder by its lock file, as above."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(cluster.lock, flags, 0o600)
+        fd = os.open(path, flags, 0o600)
     except OSError as error:
-        raise EmbeddedError(f"{cluster.lock} can't be opened: {error.strerror}.") from error
+        raise EmbeddedError(f"{path} can't be opened: {error.strerror}.") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.read(fd, 20).decode(errors="replace").strip() or "unknown"
         os.close(fd)
         raise EmbeddedError(
-            f"Another Parley (process {holder}) already uses {cluster.home}: "
+            f"Another Parley (process {holder}) already uses {home}: "
             "stop it first, or set DATA_DIR to another folder."
         ) from None
     os.ftruncate(fd, 0)

@@ -1,13 +1,16 @@
 """PostgreSQL: connections, transactions, and the rule that events leave with the commit."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
 
 from internal.errors import Unavailable
 from internal.events import Event
+from internal.utils import deadline
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -66,18 +69,59 @@ class Database:
         self._pool = pool
         self._write_outbox = write_outbox
         self._on_commit = on_commit
+        # Since when each of those waits who wait for a connection, the oldest first.
+        self._waiting: dict[int, float] = {}
+        self._tickets = count()
+        self._lent: set[PoolConnectionProxy[asyncpg.Record]] = set()
+
+    def waited_s(self) -> float:
+        """For how long the oldest of those has waited who wait for a connection."""
+        oldest = next(iter(self._waiting.values()), None)
+        return 0.0 if oldest is None else asyncio.get_running_loop().time() - oldest
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Conn]:
-        """A connection for single statements, each in a snapshot of its own."""
+        """A connection for single statements, each in a snapshot of its own.
+
+        Unavailable past the deadline of the request: a statement that runs then is cancelled.
+        """
+        if deadline.has_passed():
+            raise Unavailable(retry_after=1)
         try:
-            async with self._pool.acquire(timeout=_ACQUIRE_S) as conn:
-                yield conn
+            async with asyncio.timeout_at(deadline.at()):
+                conn = await self._acquire()
+                self._lent.add(conn)
+                try:
+                    yield conn
+                finally:
+                    self._lent.discard(conn)
+                    await self._pool.release(conn)
         except AWAY as fault:
             # A value that the driver can't encode counts as its InterfaceError, and is our bug.
             if isinstance(fault, ValueError):
                 raise
             raise Unavailable(retry_after=1) from fault
+
+    async def hang_up(self) -> None:
+        """Cut every connection that is open now: the other end is not there any more.
+
+        Whoever uses one is told that the database is away; the pool opens others when asked.
+        """
+        with suppress(*AWAY):
+            idle = [await self._pool.acquire(timeout=1) for _ in range(self._pool.get_idle_size())]
+            for conn in idle:
+                conn.terminate()
+                await self._pool.release(conn)
+        for conn in self._lent:
+            conn.terminate()
+
+    async def _acquire(self) -> "PoolConnectionProxy[asyncpg.Record]":
+        ticket = next(self._tickets)
+        self._waiting[ticket] = asyncio.get_running_loop().time()
+        try:
+            return await self._pool.acquire(timeout=_ACQUIRE_S)
+        finally:
+            del self._waiting[ticket]
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Conn]:

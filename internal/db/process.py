@@ -108,33 +108,33 @@ def is_same(one: ProcessId, other: ProcessId) -> bool:
     return one.pid == other.pid and abs(one.started - other.started) < SAME_START_S
 
 
-def serves(pid: int, cluster: Path) -> bool:
-    """Whether this is a live PostgreSQL process of just this data directory.
+def serves(pid: int, folder: Path, *, program: str = "postgres") -> bool:
+    """Whether this is a live process of the server that has its data in just this folder.
 
-    Each of its processes stays in the data directory, which no other program has a reason to do.
+    Each of its processes stays in the folder, which no other program has a reason to do.
     A process that we may not look at is none of ours: ours run under our account or below root.
     """
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE or Path(process.exe()).name != "postgres":
+        if process.status() == psutil.STATUS_ZOMBIE or Path(process.exe()).name != program:
             return False
-        return cluster.samefile(process.cwd())
+        return folder.samefile(process.cwd())
     except (psutil.Error, OSError):
         return False
 
 
-def all_serving(cluster: Path) -> list[Process]:
-    """Every PostgreSQL process of this data directory, workers that outlived their parent too."""
+def all_serving(folder: Path, *, program: str = "postgres") -> list[Process]:
+    """Every process of the server of this folder, workers that outlived their parent too."""
     found = []
     for pid in psutil.pids():
         # Held first and looked at afterwards: what we hold can't be exchanged in between.
-        if not serves(pid, cluster):
+        if not serves(pid, folder, program=program):
             continue
         try:
             process = Process(pid)
         except ProcessLookupError:
             continue
-        if serves(pid, cluster):
+        if serves(pid, folder, program=program):
             found.append(process)
         else:
             process.release()

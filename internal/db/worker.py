@@ -40,10 +40,16 @@ class WorkerLease:
         self._clock = clock
         self._holder = uuid4()
         self._factory = SnowflakeFactory(0, 0, -1)  # makes nothing
+        self._holders = 1
 
     @property
     def worker(self) -> int:
         return self._factory.worker
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other node had a worker id at the last renewal."""
+        return self._holders <= 1
 
     def new_id(self) -> Snowflake:
         """Make the next id; Unavailable while the lease could not be renewed."""
@@ -134,13 +140,16 @@ class WorkerLease:
         last_ms = factory.last_ms
         until_ms = max(self._now_ms(), last_ms) + _RESERVE_MS
         async with self._db.read() as conn:
-            status = await conn.execute(
+            holders = await conn.fetchval(
                 """
                 UPDATE snowflake_workers
                    SET last_ms = greatest(last_ms, $3), reserved_ms = greatest(reserved_ms, $4),
                        lease_until = clock_timestamp() + make_interval(secs => $5)
                  WHERE id = $1
                    AND holder = $2
+                RETURNING (
+                       SELECT count(*) FROM snowflake_workers WHERE lease_until > clock_timestamp()
+                       )
                 """,
                 factory.worker,
                 self._holder,
@@ -148,8 +157,10 @@ class WorkerLease:
                 until_ms,
                 _LEASE_S,
             )
-        if status != "UPDATE 1":
+        if holders is None:
             return False
+        # What the statement sees is from before it: a fresh lease of our own may not be counted.
+        self._holders = holders
         factory.reserve(until_ms)
         return True
 

@@ -11,10 +11,11 @@ from internal.eventlog.model import Entry
 
 
 class Head(NamedTuple):
-    """The newest position, and which life of the database it belongs to."""
+    """The newest position, which life of the database it belongs to, and the database's time."""
 
     pos: int
     epoch: int
+    at: float
 
 
 class Backlog(NamedTuple):
@@ -25,10 +26,12 @@ class Backlog(NamedTuple):
 
 
 async def head(conn: Conn) -> Head:
-    row = await conn.fetchrow("SELECT pos, epoch FROM log_head")
+    row = await conn.fetchrow(
+        "SELECT pos, epoch, extract(epoch FROM clock_timestamp())::float8 AS at FROM log_head"
+    )
     if row is None:
         raise LookupError("log_head is empty: the migrations were not applied")
-    return Head(row["pos"], row["epoch"])
+    return Head(row["pos"], row["epoch"], row["at"])
 
 
 async def backlog(conn: Conn) -> Backlog:

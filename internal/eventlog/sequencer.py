@@ -1,7 +1,7 @@
 """The sequencer: gives committed events their positions, right after the commit."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 import asyncpg
@@ -9,6 +9,7 @@ import structlog
 
 from internal.db.postgres import AWAY
 from internal.eventlog import repository
+from internal.eventlog.model import Entry
 from internal.eventlog.repository import Backlog
 from internal.eventlog.tailer import Tailer
 
@@ -26,6 +27,7 @@ _MAINTAIN_S = 10.0
 _EXPIRE = 5_000
 
 Connect = Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]
+Announce = Callable[[int, Sequence[Entry]], None]
 
 
 class Sequencer:
@@ -38,12 +40,16 @@ class Sequencer:
         *,
         keep: timedelta,
         observe: Callable[[Backlog], None],
+        announce: Announce,
     ) -> None:
+        """`announce` is told what this node drained, with the epoch."""
         self._connect = connect
         self._tailer = tailer
         self._keep = keep
         self._observe = observe
+        self._announce = announce
         self._kicked = asyncio.Event()
+        self._conn: asyncpg.Connection[asyncpg.Record] | None = None
         # When the log was last seen to be drained and followed to its head.
         self._well_at = 0.0
         self._look_at = 0.0
@@ -62,13 +68,23 @@ class Sequencer:
         """A transaction of this node has just been committed."""
         self._kicked.set()
 
+    def hang_up(self) -> None:
+        """The connection is dead: work on with another."""
+        if self._conn is not None:
+            self._conn.terminate()
+
+    def look(self) -> None:
+        """The log is said to have grown: read it now."""
+        self._look_at = 0.0
+        self._kicked.set()
+
     async def run(self) -> None:
         """Work until cancelled, through any number of lost connections."""
         # Nobody is late who has just begun.
         self._well_at = asyncio.get_running_loop().time()
         while True:
             try:
-                conn = await self._connect()
+                conn = self._conn = await self._connect()
             except AWAY as fault:
                 _log.warning("log_unreachable", reason=type(fault).__name__)
                 await asyncio.sleep(_RETRY_S)
@@ -83,6 +99,7 @@ class Sequencer:
                 _log.exception("log_failed")
                 await asyncio.sleep(_RETRY_S)
             finally:
+                self._conn = None
                 conn.terminate()
 
     async def _work(self, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -108,6 +125,7 @@ class Sequencer:
         while entries := await repository.drain(conn, _BATCH):
             if not self._tailer.offer(entries):
                 await self._tailer.catch_up(conn, entries[-1].pos)
+            self._announce(self._tailer.epoch, entries)
             if len(entries) < _BATCH:
                 break
         now = asyncio.get_running_loop().time()

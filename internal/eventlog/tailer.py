@@ -36,24 +36,33 @@ class Tailer:
 
     async def start(self, conn: Conn, warm: int) -> None:
         """Begin at the head, with up to `warm` earlier entries in the ring for resumes."""
-        self.pos, self.epoch = await repository.head(conn)
+        self.pos, self.epoch, _ = await repository.head(conn)
         for entry in await repository.after(conn, self.pos - warm, warm):
             if entry.pos <= self.pos:
                 self.ring.append(entry)
 
     def offer(self, entries: Sequence[Entry]) -> bool:
-        """Take entries that this node drained; False if earlier ones must be read first."""
-        if not entries or entries[0].pos != self.pos + 1:
+        """Take entries that were drained; False if earlier ones must be read first.
+
+        What is known already is passed over: it may come by the bus and from the log.
+        """
+        news = self._news_of(entries)
+        if news and news[0].pos != self.pos + 1:
             return False
-        self._take(entries)
+        if news:
+            self._take(news)
         return True
 
     async def catch_up(self, conn: Conn, head: int) -> None:
         """Read everything up to `head` from the log."""
         while self.pos < head:
-            entries = await repository.after(conn, self.pos, _BATCH)
-            if not entries:
+            read = await repository.after(conn, self.pos, _BATCH)
+            if not read:
                 return
+            # The bus may have been quicker.
+            entries = self._news_of(read)
+            if not entries:
+                continue
             if entries[0].pos != self.pos + 1:
                 # A bug, or a log that was cut under our feet. Said loudly, then passed over:
                 # clients whose cursor lies before it are refused at their next resume.
@@ -75,6 +84,12 @@ class Tailer:
         finally:
             del self._waiters[waiter]
         return True
+
+    def _news_of(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Those behind where this node is."""
+        if not entries or entries[0].pos > self.pos:
+            return entries
+        return [entry for entry in entries if entry.pos > self.pos]
 
     def _take(self, entries: Sequence[Entry]) -> None:
         for entry in entries:

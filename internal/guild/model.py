@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from internal.events import Audience, Event
 from internal.permission.model import Permission
+from internal.presence.model import Presence
 from internal.user.model import User
 from internal.utils.json import Timestamp
 from internal.utils.snowflake import Snowflake
@@ -189,7 +190,8 @@ class GuildState(Guild, frozen=True, kw_only=True):
     members: tuple[Member, ...]
     channels: tuple[GuildChannel, ...]
     threads: tuple[()] = ()
-    presences: tuple[()] = ()
+    # Filled for the session that it is told to; an event of the log has none.
+    presences: tuple[Presence, ...] = ()
     voice_states: tuple[()] = ()
     stage_instances: tuple[()] = ()
     guild_scheduled_events: tuple[()] = ()

@@ -1,6 +1,7 @@
 """All open HTTP connections: how many there may be, and which have kept the server waiting."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
@@ -35,6 +36,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     sweep_s: float = _SWEEP_S
     # How long requests that are under way may take to end at a stop.
     shutdown_s: float = 10.0
+    # How long idle connections stay open then, so that busy clients hear that they end.
+    linger_s: float = 1.0
+
+
+# Of a listener that nobody is waited for on.
+BRIEF: Final = Limits(shutdown_s=1.0, linger_s=0.0)
 
 
 class Overdue(Protocol):
@@ -44,6 +51,11 @@ class Overdue(Protocol):
     def deadline(self) -> float: ...
     @property
     def read_by(self) -> float: ...
+    @property
+    def is_at_rest(self) -> bool: ...
+
+    def force_close(self) -> None:
+        """End it, whatever is under way."""
 
     def expire(self, now: float) -> None:
         """One of the two has passed."""
@@ -62,6 +74,11 @@ class Connections:
         self._refused = 0
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        # When nobody was let in any more.
+        self._ending_since = math.inf
+        # Set while there is none.
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -74,6 +91,7 @@ class Connections:
             self._refused += 1
             return False
         self._open[connection] = network
+        self._is_empty.clear()
         self._by_network[network] += 1
         if self._timer is None:
             self._timer = self._loop.call_later(self.limits.sweep_s, self._sweep)
@@ -87,6 +105,35 @@ class Connections:
         self._by_network[network] -= 1
         if not self._by_network[network]:
             del self._by_network[network]
+        if not self._open:
+            self._is_empty.set()
+
+    def end(self) -> None:
+        """Nobody is let in any more; those who are there are still served."""
+        self._ending_since = self._loop.time()
+
+    async def finish(self) -> None:
+        """Let clients leave: nobody is cut off in the middle of a request, as far as time allows.
+
+        Whoever asks once more is answered and told that the connection ends. The others are closed
+        after a while, and those who keep the server waiting are left to be cut.
+        """
+        linger_s = min(self.limits.linger_s, self.limits.shutdown_s)
+        if await self._have_left(self._ending_since + linger_s - self._loop.time()):
+            return
+        # What has arrived is read first: a request that has begun is no rest.
+        await asyncio.sleep(0)
+        for connection in [c for c in self._open if c.is_at_rest]:
+            connection.force_close()
+        await self._have_left(self.limits.shutdown_s)
+
+    async def _have_left(self, within_s: float) -> bool:
+        try:
+            async with asyncio.timeout(within_s):
+                await self._is_empty.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _is_crowded(self, network: str, address: str) -> bool:
         return self._by_network[network] >= self.limits.per_address and not is_among(

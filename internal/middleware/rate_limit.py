@@ -35,19 +35,22 @@ _READING: Final = web.RequestKey("rate_reading", Reading)
 _MINUTE: Final = 1 / 60
 _HOUR: Final = 1 / 3600
 
-REGISTER: Final = Rule("register", "address", Rate(10, 20 * _HOUR))
-LOGIN: Final = Rule("login", "address", Rate(20, 20 * _MINUTE))
-REFRESH: Final = Rule("refresh", "address", Rate(30, 30 * _MINUTE))
-# Failed authentications: only who shows wrong tokens meets this limit.
+REGISTER: Final = Rule("register", "address", Rate(10, 20 * _HOUR, guards_secrets=True))
+LOGIN: Final = Rule("login", "address", Rate(20, 20 * _MINUTE, guards_secrets=True))
+REFRESH: Final = Rule("refresh", "address", Rate(30, 30 * _MINUTE, guards_secrets=True))
+# Failed authentications: only who shows wrong tokens meets this limit. It guards no secrets, as
+# nobody guesses a signature; a wrong token stays a 401 while Redis is away.
 AUTH_FAILURES: Final = Rule("auth-failures", "address", Rate(30, 30 * _MINUTE))
 # Everything else that needs no account.
 PUBLIC: Final = Rule("public", "address", Rate(100, 20))
 # Building everything that a session begins with costs; a RESUME is free.
 IDENTIFY: Final = Rule("identify", "account", Rate(20, 0.2))
-GATEWAY: Final = Rule("gateway", "address", Rate(60, 2))
+# A whole office stands behind one address, and after a restart it comes back at once. A handshake
+# is cheap, and strangers have a bound of their own.
+GATEWAY: Final = Rule("gateway", "address", Rate(200, 20))
 # Everything that needs an account and has no rule of its own.
 ACCOUNT: Final = Rule("account", "account", Rate(100, 50))
-CREDENTIALS: Final = Rule("credentials", "account", Rate(10, 10 * _MINUTE))
+CREDENTIALS: Final = Rule("credentials", "account", Rate(10, 10 * _MINUTE, guards_secrets=True))
 CREATE: Final = Rule("create", "account", Rate(20, 0.5))
 SEND: Final = Rule("send", "account", Rate(20, 10))
 TYPING: Final = Rule("typing", "account", Rate(10, 1))

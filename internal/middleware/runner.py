@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import structlog
@@ -14,15 +15,24 @@ from internal.errors import AppError, HttpError, Unavailable, error_body
 from internal.middleware.connections import Connections, Limits
 from internal.middleware.errors import LateBody, error_response
 from internal.middleware.headers import harden
+from internal.utils.gate import come_back_s
 from internal.utils.json import encode
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _SERVER_FAULT: Final = 500
-_NO_ROOM_BODY: Final = encode(error_body(Unavailable()))
+# How long a request that is cut at a stop may take to notice.
+_CUT_S: Final = 0.5
 _NO_ROOM: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-    b"Retry-After: 5\r\nServer: parley\r\nConnection: close\r\n\r\n%b"
-) % (len(_NO_ROOM_BODY), _NO_ROOM_BODY)
+    b"Retry-After: %d\r\nServer: parley\r\nConnection: close\r\n\r\n%b"
+)
+
+
+def _no_room() -> bytes:
+    """The answer to a connection that there is no room for."""
+    wait_s = math.ceil(come_back_s())
+    body = encode(error_body(Unavailable(retry_after=wait_s)))
+    return _NO_ROOM % (len(body), wait_s, body)
 
 
 class Connection(web.RequestHandler):
@@ -37,6 +47,8 @@ class Connection(web.RequestHandler):
         "_body",
         "_connections",
         "_has_begun",
+        "_is_draining",
+        "_is_fresh",
         "_is_idle",
         "_noted",
         "_wire",
@@ -44,9 +56,16 @@ class Connection(web.RequestHandler):
         "read_by",
     )
 
-    def __init__(self, manager: "Server", connections: Connections, **settings: Any) -> None:
+    def __init__(
+        self,
+        manager: "Server",
+        connections: Connections,
+        is_draining: Callable[[], bool],
+        **settings: Any,
+    ) -> None:
         super().__init__(manager, **settings)
         self._connections = connections
+        self._is_draining = is_draining
         self._wire: asyncio.Transport | None = None
         # When what the client owes is due; never, while it is the server who has to act.
         self.deadline = math.inf
@@ -61,6 +80,8 @@ class Connection(web.RequestHandler):
         self._is_idle = False
         # The next request has begun to arrive behind one that is under way.
         self._has_begun = False
+        # Nothing has come yet.
+        self._is_fresh = True
 
     # What asyncio calls.
 
@@ -70,7 +91,7 @@ class Connection(web.RequestHandler):
         if not self._connections.enter(self, wire.get_extra_info("peername")):
             # aiohttp never learns of it.
             self.force_close()
-            wire.write(_NO_ROOM)
+            wire.write(_no_room())
             wire.close()
             return
         self._wire = wire
@@ -86,6 +107,7 @@ class Connection(web.RequestHandler):
 
     @override
     def data_received(self, data: bytes) -> None:
+        self._is_fresh = False
         if data and self._is_idle:
             self._is_idle = False
             self._expect_within(self._limits.head_s)
@@ -116,6 +138,9 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
+        if self._is_draining() and not resp.prepared:
+            # Proxies and clients with a connection to spare leave in time.
+            resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
         self._answered += 1
         self._note()
@@ -146,7 +171,19 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
-    # What the sweep calls.
+    # What the sweep and the drain call.
+
+    @override
+    def close(self) -> None:
+        """Also the transport of one at rest: aiohttp ends its task and leaves that for later."""
+        super().close()
+        if self.is_at_rest and self._wire is not None:
+            self._wire.close()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no request is under way, nor a byte of one."""
+        return self._is_idle or self._is_fresh
 
     def expire(self, now: float) -> None:
         """Tell a client whose body is late; cut off every other, and who does not listen."""
@@ -205,7 +242,7 @@ class Connection(web.RequestHandler):
 class Server(web.Server):
     """Makes a Connection for each client."""
 
-    def __init__(self, made: web.Server, limits: Limits) -> None:
+    def __init__(self, made: web.Server, limits: Limits, is_draining: Callable[[], bool]) -> None:
         super().__init__(
             made.request_handler,
             request_factory=made.request_factory,
@@ -214,22 +251,51 @@ class Server(web.Server):
             **{**made._kwargs, "auto_decompress": False},  # noqa: SLF001
         )
         self.open = Connections(limits)
+        self._is_draining = is_draining
 
     @override
     def __call__(self) -> web.RequestHandler:
-        return Connection(self, self.open, loop=self._loop, **self._kwargs)
+        return Connection(self, self.open, self._is_draining, loop=self._loop, **self._kwargs)
+
+    @override
+    def pre_shutdown(self) -> None:
+        """Close nothing yet: while sockets are sent away, requests are still served."""
+        self.open.end()
+
+    @override
+    async def shutdown(self, timeout: float | None = None) -> None:
+        await self.open.finish()
+        await super().shutdown(_CUT_S)
 
 
 class Runner(web.AppRunner):
     """Runs an application on such connections."""
 
-    __slots__ = ("_limits",)
+    __slots__ = ("_is_draining", "_is_stopping", "_limits")
 
-    def __init__(self, app: web.Application, *, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        limits: Limits | None = None,
+        is_draining: Callable[[], bool] | None = None,
+    ) -> None:
+        """`is_draining` tells that the server is about to stop, before it does."""
         self._limits = limits or Limits()
+        self._is_stopping = False
+        self._is_draining = is_draining or (lambda: False)
         super().__init__(app, access_log=None, shutdown_timeout=self._limits.shutdown_s)
 
     @override
     async def _make_server(self) -> web.Server:
         # aiohttp has no public way to choose the class of its connections.
-        return Server(await super()._make_server(), self._limits)
+        return Server(
+            await super()._make_server(),
+            self._limits,
+            lambda: self._is_stopping or self._is_draining(),
+        )
+
+    @override
+    async def cleanup(self) -> None:
+        self._is_stopping = True
+        await super().cleanup()

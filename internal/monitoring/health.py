@@ -57,6 +57,10 @@ class Health:
         """From now on the server is not ready: it is about to stop."""
         self._draining = True
 
+    @property
+    def is_draining(self) -> bool:
+        return self._draining
+
     async def live(self, _request: web.Request) -> web.Response:
         lag = self._lag()
         stuck = lag >= LONGEST_LAG_S

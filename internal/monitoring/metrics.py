@@ -31,6 +31,8 @@ class Metrics:
         self._http()
         self._gateway()
         self._event_log()
+        self._nodes()
+        self._load()
         self._process()
 
     def observe_request(
@@ -66,6 +68,11 @@ class Metrics:
         self.active_users = Gauge(
             "parley_active_users", "Users with an identified socket.", registry=self.registry
         )
+        self.users_online = Gauge(
+            "parley_users_online",
+            "Users shown as online, on all nodes; the invisible are not.",
+            registry=self.registry,
+        )
         self.resumes = Counter(
             "parley_gateway_resumes",
             "Attempts to resume, by outcome.",
@@ -98,6 +105,47 @@ class Metrics:
         self.log_gaps = Counter(
             "parley_gateway_log_gap",
             "Positions missing in the log; any is a fault.",
+            registry=self.registry,
+        )
+
+    def _nodes(self) -> None:
+        self.redis_failures = Counter(
+            "parley_redis_failures",
+            "Commands to Redis that failed or were not answered in time.",
+            registry=self.registry,
+        )
+        self.rate_limit_fallbacks = Counter(
+            "parley_rate_limit_fallbacks",
+            "Attempts that this node limited by itself, as Redis was away.",
+            registry=self.registry,
+        )
+        self._bus_dropped = Counter(
+            "parley_bus_dropped",
+            "What was not told to other nodes by Redis; they read the log all the same.",
+            ("what",),
+            registry=self.registry,
+        )
+
+    def bus_dropped(self, what: str) -> None:
+        self._bus_dropped.labels(what).inc()
+
+    def _load(self) -> None:
+        self.load_level = Gauge(
+            "parley_load_level",
+            "How much is left undone for the load: 0 nothing, 1 typing, 3 history, 4 all but sends"
+            " and resumes.",
+            registry=self.registry,
+        )
+        self.shed = Counter(
+            "parley_shed",
+            "What was left undone or put off for the load, by kind of work.",
+            ("kind",),
+            registry=self.registry,
+        )
+        self.gate_waiting = Gauge(
+            "parley_gate_waiting",
+            "Who waits for room to be served, by kind of work.",
+            ("kind",),
             registry=self.registry,
         )
 

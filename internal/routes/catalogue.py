@@ -17,6 +17,7 @@ from internal.errors import AppError, HttpError, type_by_code
 from internal.events import Event
 from internal.middleware import rate_limit
 from internal.middleware.rate_limit import Rule
+from internal.presence.model import PresenceUpdate
 from internal.routes.openapi import ErrorBody
 from internal.routes.route import Route
 from internal.routes.routes import Handlers, table
@@ -196,7 +197,12 @@ def _close_reasons_part() -> str:
 
 def _asyncapi() -> dict[str, Any]:
     dispatched = {"READY": [Ready], **events()}
-    bodies: dict[str, Any] = {"IDENTIFY": IdentifyBody, "RESUME": ResumeBody, "SEND": SendMessage}
+    bodies: dict[str, Any] = {
+        "IDENTIFY": IdentifyBody,
+        "UPDATE_PRESENCE": PresenceUpdate,
+        "RESUME": ResumeBody,
+        "SEND": SendMessage,
+    }
     kinds = [*bodies.values(), ErrorBody, *(one for many in dispatched.values() for one in many)]
     schemas, components = msgspec.json.schema_components(
         kinds, schema_hook=_schema_hook, ref_template="#/components/schemas/{name}"

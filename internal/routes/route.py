@@ -8,6 +8,7 @@ from aiohttp import web
 
 from internal.errors import AppError
 from internal.middleware.rate_limit import ACCOUNT, Rule
+from internal.monitoring.load import Work
 
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -29,4 +30,6 @@ class Route:
     answer: Any = None
     status: int = 200
     errors: tuple[type[AppError], ...] = ()
+    # What becomes of it when there is too much to do.
+    work: Work = Work.ORDINARY
     tag: str = ""

@@ -84,6 +84,7 @@ from internal.middleware.rate_limit import (
     TYPING,
 )
 from internal.monitoring.health import Health
+from internal.monitoring.load import Work
 from internal.routes.route import Handle, Route
 from internal.user.handler import UserHandler
 from internal.user.model import ChangeUser, OwnUser, User
@@ -146,6 +147,7 @@ def _accounts(to: Handlers) -> Iterable[Route]:
         "POST /auth/refresh",
         auth.post_refresh,
         "Exchange a refresh token for a new pair",
+        work=Work.FOREMOST,
         rule=REFRESH,
         is_public=True,
         body=RefreshBody,
@@ -251,6 +253,7 @@ def _guilds(guilds: GuildHandler) -> Iterable[Route]:
         "GET /guilds",
         guilds.get_public,
         "List the guilds that anyone may join",
+        work=Work.HISTORY,
         query=GuildPage,
         answer=list[PublicGuild],
     )
@@ -315,6 +318,7 @@ def _guilds(guilds: GuildHandler) -> Iterable[Route]:
         guilds.get_members,
         "List the members of a guild, by id",
         _v10=True,
+        work=Work.HISTORY,
         query=MemberPage,
         answer=list[Member],
         errors=(UnknownGuild,),
@@ -397,6 +401,7 @@ def _channels(channels: ChannelHandler, typing: TypingHandler) -> Iterable[Route
         typing.post,
         "Show that one is typing",
         _v10=True,
+        work=Work.EPHEMERA,
         rule=TYPING,
         status=204,
         errors=(UnknownChannel, MissingPermissions),
@@ -412,6 +417,7 @@ def _messages(messages: MessageHandler) -> Iterable[Route]:
         messages.post,
         "Send a message",
         many,
+        work=Work.FOREMOST,
         rule=SEND,
         body=SendMessage,
         answer=Message,
@@ -423,6 +429,7 @@ def _messages(messages: MessageHandler) -> Iterable[Route]:
         messages.get_page,
         "Read a channel, newest first",
         many,
+        work=Work.HISTORY,
         query=MessagePage,
         answer=list[Message],
         errors=(UnknownChannel,),
@@ -470,13 +477,15 @@ def _gateway(gateway: GatewayHandler, health: Health) -> Iterable[Route]:
         gateway.get,
         "Open the WebSocket of live events",
         "/gateway/",
+        work=Work.FOREMOST,
         rule=GATEWAY,
         is_public=True,
         status=101,
         errors=(UpgradeRequired, BadOrigin, HttpError),
     )
-    yield _row("GET /live", health.live, "Whether the process lives", rule=PUBLIC, is_public=True)
-    yield _row("GET /ready", health.ready, "Whether it can serve", rule=PUBLIC, is_public=True)
+    asked: dict[str, Any] = {"rule": PUBLIC, "is_public": True, "work": Work.FOREMOST}
+    yield _row("GET /live", health.live, "Whether the process lives", **asked)
+    yield _row("GET /ready", health.ready, "Whether it can serve", **asked)
 
 
 def _row(

@@ -12,6 +12,7 @@ from internal.middleware.errors import errors
 from internal.middleware.headers import cors, on_prepare
 from internal.middleware.intake import expectation, intake, unknown_routes
 from internal.middleware.logging import ObserveRequest, request_log
+from internal.middleware.overload import Overload
 from internal.middleware.rate_limit import PUBLIC, RateLimits, addresses
 from internal.routes.docs import DocsHandler
 from internal.routes.openapi import describe
@@ -25,12 +26,13 @@ _OK: Final = 200
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def site(
+def site(  # noqa: PLR0913  # everything that an answer passes through
     config: Config,
     handlers: Handlers,
     *,
     authenticate: Callable[[str], Awaitable[Actor]],
     limits: RateLimits,
+    overload: Overload,
     observe: ObserveRequest,
     clock: Clock,
 ) -> web.Application:
@@ -53,7 +55,7 @@ def site(
     expect = expectation(config.max_body_size)
     rows = table(handlers)
     for row in rows:
-        handle = _guarded(row, limits, authenticated)
+        handle = overload.shedding(row.work, _guarded(row, limits, overload, authenticated))
         for path in row.paths:
             application.router.add_route(row.method, _pattern(path), handle, expect_handler=expect)
             if row.method == "GET" and row.status == _OK:
@@ -62,13 +64,19 @@ def site(
     return application
 
 
-def _guarded(row: Route, limits: RateLimits, authenticated: Callable[[Handle], Handle]) -> Handle:
+def _guarded(
+    row: Route,
+    limits: RateLimits,
+    overload: Overload,
+    authenticated: Callable[[Handle], Handle],
+) -> Handle:
     """A limit by account is counted once it is known who asks, one by address before."""
+    handle = overload.gated(row.work, row.handle)
     if row.is_public:
-        return limits.limited(row.rule, row.handle)
+        return limits.limited(row.rule, handle)
     if row.rule.per == "account":
-        return authenticated(limits.limited(row.rule, row.handle))
-    return limits.limited(row.rule, authenticated(row.handle))
+        return authenticated(limits.limited(row.rule, handle))
+    return limits.limited(row.rule, authenticated(handle))
 
 
 def _pattern(path: str) -> str:

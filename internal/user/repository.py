@@ -3,22 +3,26 @@
 import asyncpg
 
 from internal.db.postgres import Conn
+from internal.eventlog.freshness import AsOf
 from internal.user.model import InstanceRole, OwnUser, User
 from internal.utils.snowflake import Snowflake
 
 
-async def find(conn: Conn, user_id: Snowflake) -> User | None:
+async def find_as_of(conn: Conn, user_id: Snowflake) -> tuple[User, AsOf] | None:
+    """What anyone may see of a user, and the head of the log at that moment."""
     row = await conn.fetchrow(
         """
-        SELECT id, username, global_name
-          FROM users
-         WHERE id = $1
+        SELECT u.id, u.username, u.global_name, h.pos, h.epoch
+          FROM users AS u
+         CROSS JOIN log_head AS h
+         WHERE u.id = $1
         """,
         user_id,
     )
     if row is None:
         return None
-    return User(id=Snowflake(row["id"]), username=row["username"], global_name=row["global_name"])
+    user = User(id=Snowflake(row["id"]), username=row["username"], global_name=row["global_name"])
+    return user, AsOf(row["pos"], row["epoch"])
 
 
 async def find_own(conn: Conn, user_id: Snowflake) -> OwnUser | None:

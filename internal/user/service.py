@@ -9,6 +9,7 @@ import msgspec
 
 from internal.db.postgres import Conn, Database, Transaction
 from internal.errors import InvalidFormBody, Unauthorized, UnknownUser
+from internal.eventlog.freshness import FreshCache
 from internal.user import repository
 from internal.user.model import ChangeUser, OwnUser, User, UserUpdated
 from internal.utils.bucket import Limiter, Rate, take_or_refuse
@@ -17,7 +18,7 @@ from internal.utils.snowflake import Snowflake
 from internal.utils.validator import field_error
 
 # Whoever holds somebody's access token may guess the password only so often.
-_GUESSES: Final = Rate(10, 1 / 30)
+_GUESSES: Final = Rate(10, 1 / 30, guards_secrets=True)
 _TAKEN: Final = {
     "users_username_key": ("username", "This name is taken", "USERNAME_ALREADY_TAKEN"),
     "users_email_key": ("email", "This address has an account", "EMAIL_ALREADY_REGISTERED"),
@@ -33,6 +34,7 @@ class UserService:
         limiter: Limiter,
         hold: Callable[[Snowflake], AbstractAsyncContextManager[Transaction]],
         announce: Callable[[Transaction, Snowflake], Awaitable[None]],
+        shared: FreshCache[User],
     ) -> None:
         """`announce` tells the guilds of a user that the profile changed.
 
@@ -44,13 +46,19 @@ class UserService:
         self._limiter = limiter
         self._hold = hold
         self._announce = announce
+        self._shared = shared
 
     async def find(self, user_id: Snowflake) -> User:
         """Show an account to anyone who is signed in."""
+        user = await self._shared.find(user_id, user_id)
+        if user is not None:
+            return user
         async with self._db.read() as conn:
-            user = await repository.find(conn, user_id)
-        if user is None:
+            found = await repository.find_as_of(conn, user_id)
+        if found is None:
             raise UnknownUser
+        user, as_of = found
+        await self._shared.keep(user_id, as_of, user)
         return user
 
     async def me(self, user_id: Snowflake) -> OwnUser:
@@ -67,6 +75,7 @@ class UserService:
     async def change(self, user_id: Snowflake, change: ChangeUser) -> OwnUser:
         """Change one's profile. What is already so changes nothing and tells nobody."""
         proof = await self._proof(user_id, change)
+        since = self._shared.pos
         try:
             async with self._hold(user_id) as tx:
                 password_hash = await repository.lock(tx.conn, user_id)
@@ -80,6 +89,9 @@ class UserService:
                     await self._announce(tx, user_id)
         except asyncpg.UniqueViolationError as fault:
             raise taken(fault) from None
+        if user != before:
+            # Who asks this node next sees it; other nodes hear by the log.
+            self._shared.expect_change(user_id, since)
         return user
 
     async def confirm(self, user_id: Snowflake, password: str) -> str:

@@ -12,7 +12,8 @@ _log = structlog.get_logger(__name__)
 class Background:
     """Tasks that should never end. `failed` tells whoever runs the server when one did."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience_s: float = 3.0) -> None:
+        self._patience_s = patience_s
         self._tasks: list[asyncio.Task[None]] = []
         self.failed = asyncio.Event()
 
@@ -22,10 +23,18 @@ class Background:
         self._tasks.append(task)
 
     async def stop(self) -> None:
-        """End everything, the newest first."""
-        for task in reversed(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """End everything, the newest first.
+
+        What goes on is told again: a library may have swallowed its cancellation.
+        """
+        left = list(reversed(self._tasks))
+        while left:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=self._patience_s)
+            left = [task for task in left if not task.done()]
+            if left:
+                _log.warning("background_task_goes_on", tasks=[task.get_name() for task in left])
         self._tasks.clear()
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -18,6 +18,13 @@ class Rate(msgspec.Struct, frozen=True):
 
     capacity: float
     per_s: float
+    # Whether it keeps secrets from being guessed. While the buckets that nodes share can't be
+    # asked such a limit refuses, lest each node grant it anew; others go on with the node's own.
+    guards_secrets: bool = False
+
+    def scaled(self, scale: float) -> "Rate":
+        """The rate times `scale`; something is always allowed."""
+        return Rate(max(1.0, self.capacity * scale), self.per_s * scale, self.guards_secrets)
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -35,7 +42,10 @@ class Limiter(Protocol):
     """Where buckets are kept: in this process, or shared by all nodes."""
 
     async def take(self, key: str, rate: Rate) -> Taken:
-        """Take one token from the bucket of `key`, if there is one."""
+        """Take one token from the bucket of `key`, if there is one.
+
+        Unavailable when that can't be said and the rate guards secrets.
+        """
         ...
 
 
@@ -51,8 +61,8 @@ class LocalLimiter:
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     async def take(self, key: str, rate: Rate) -> Taken:
-        capacity = max(1.0, rate.capacity * self._scale)
-        per_s = rate.per_s * self._scale
+        scaled = rate.scaled(self._scale)
+        capacity, per_s = scaled.capacity, scaled.per_s
         now = self._clock.monotonic()
         tokens, since = self._levels.pop(key, (capacity, now))
         tokens = min(capacity, tokens + (now - since) * per_s)
@@ -62,13 +72,18 @@ class LocalLimiter:
         self._levels[key] = (tokens, now)
         if len(self._levels) > self._most:
             self._levels.popitem(last=False)
-        return Taken(
-            is_allowed=is_allowed,
-            limit=int(capacity),
-            remaining=int(tokens),
-            reset_after=(capacity - tokens) / per_s,
-            retry_after=0.0 if tokens >= 1 else (1 - tokens) / per_s,
-        )
+        return told(scaled, tokens, is_allowed=is_allowed)
+
+
+def told(rate: Rate, tokens: float, *, is_allowed: bool) -> Taken:
+    """What to say to an attempt that left so many tokens in its bucket."""
+    return Taken(
+        is_allowed=is_allowed,
+        limit=int(rate.capacity),
+        remaining=int(tokens),
+        reset_after=(rate.capacity - tokens) / rate.per_s,
+        retry_after=0.0 if tokens >= 1 else (1 - tokens) / rate.per_s,
+    )
 
 
 async def take_or_refuse(limiter: Limiter, key: str, rate: Rate) -> Taken:

@@ -6,6 +6,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
+from internal.utils import deadline
 from internal.utils.actor import Actor
 from internal.utils.json import UnreadableJson, convert
 from internal.utils.snowflake import Snowflake
@@ -30,6 +31,8 @@ def path_id(request: web.Request, name: str) -> Snowflake:
 async def read_body(request: web.Request, decode: Callable[[bytes | str], T]) -> T:
     """The body in its shape; a 400 that names the field otherwise."""
     raw = await request.read()
+    # A slow client has used up no time of the server's.
+    deadline.begin()
     try:
         return decode(raw)
     except UnreadableJson as fault:

@@ -32,7 +32,7 @@ def settings(database_url: str, tmp_path: Path) -> dict[str, str]:
         "RATE_LIMIT_SCALE": "1000",
         "METRICS_PORT": "0",
         "DRAIN_WINDOW": "0",
-        "SHUTDOWN_TIMEOUT": "1",
+        "SHUTDOWN_TIMEOUT": "200ms",
     }
 
 

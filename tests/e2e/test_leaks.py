@@ -24,6 +24,8 @@ LABELS = {
     "method": re.compile(r"GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|other"),
     "route": re.compile(r"other|/|(?:/(?:\{\w+\}|@me|v10|[a-z][a-z.-]*))+/?"),
     "status": re.compile(r"[1-5][0-9]{2}"),
+    "kind": re.compile(r"[a-z]+"),
+    "what": re.compile(r"[a-z]+"),
     "outcome": re.compile(r"[a-z_]+"),
     "code": re.compile(r"[14][0-9]{3}"),
     "le": re.compile(r"\+Inf|[0-9.]+"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from internal.events import Event
+from tests.support.gateway import Op
 from tests.support.people import Guild, Person, Town
 from tests.support.reducer import EFFECTS, differences, unchanged_view, view_of
 
@@ -108,6 +109,11 @@ async def type_something(scene: Scene) -> None:
     await scene.ada.post(f"/channels/{scene.guild.channel_id}/typing")
 
 
+async def want_quiet(scene: Scene) -> None:
+    gateway = await scene.ada.watch()
+    await gateway.send(Op.UPDATE_PRESENCE, {"status": "dnd"})
+
+
 SCENARIOS: dict[str, Callable[[Scene], Awaitable[None]]] = {
     "GUILD_CREATE": join_and_create,
     "GUILD_UPDATE": rename_guild,
@@ -124,6 +130,7 @@ SCENARIOS: dict[str, Callable[[Scene], Awaitable[None]]] = {
     "MESSAGE_DELETE_BULK": sweep,
     "USER_UPDATE": change_oneself,
     "TYPING_START": type_something,
+    "PRESENCE_UPDATE": want_quiet,
 }
 
 

@@ -15,6 +15,7 @@ from internal import serve
 from internal.app import open_app
 from internal.config.config import Config
 from internal.middleware.connections import Limits
+from internal.middleware.runner import Runner
 from tests.support.people import Person, Town
 from tests.support.raw import Wires
 
@@ -75,7 +76,7 @@ async def test_the_limits_of_http_do_not_reach_a_socket(config: Config, wires: W
     limits = Limits(head_s=0.1, idle_s=0.1, body_s=0.1, unread_s=0.1, sweep_s=0.01, connections=1)
     async with (
         open_app(config) as app,
-        serve._listen(app.web, "127.0.0.1", 0, "PORT", limits) as port,
+        serve.listen(Runner(app.web, limits=limits), "127.0.0.1", 0, "PORT") as port,
     ):
         url = f"http://127.0.0.1:{port}"
         ada = await wires.upgraded(url)

@@ -108,6 +108,26 @@ class Talker(Actor):
         await self._reader.say(self.chance.choice(guild.channels), self.words())
 
 
+class Caller(Actor):
+    """Asks, and retries as the protocol says: what it asks for must always be had."""
+
+    def __init__(self, world: World, account: Account) -> None:
+        super().__init__(world, account)
+        self.may(1, self._read_channel)
+        self.may(1, self._read_account)
+
+    async def _read_channel(self) -> None:
+        guild = self.chance.choice(self.world.guilds[:-1])
+        channel_id = self.chance.choice(guild.channels)
+        op = self.history.invoke("read", channel_id=channel_id)
+        path = f"/messages/channel/{channel_id}?limit=5"
+        await self.account.insist(self.history, op, "GET", path, None)
+
+    async def _read_account(self) -> None:
+        op = self.history.invoke("read", user_id=self.account.id)
+        await self.account.insist(self.history, op, "GET", "/users/@me", None)
+
+
 class Drifter(Actor):
     """Joins and leaves, renames itself, and makes guilds that do not last."""
 
@@ -209,6 +229,8 @@ async def cast(world: World) -> list[Coroutine[None, None, None]]:
             direct = await account.must("POST", "/users/@me/channels", {"recipient_id": friend.id})
             channels = [c for guild in world.guilds[:-1] for c in guild.channels]
             work.append(Writer(world, account, [*channels, direct["id"]]).run())
+        elif name.startswith("caller"):
+            work.append(Caller(world, account).run())
         elif name.startswith("drifter"):
             work.append(Drifter(world, account).run())
         elif name == "steward":

@@ -13,15 +13,19 @@ from tests.fault.history import History, Op, Outcome
 
 Json = Any
 
-# Longer than any fault lasts. What takes longer has an unknown outcome.
+# What takes longer has an unknown outcome. Some are less patient than others.
 CALL_S = 8.0
+IMPATIENT_S = 2.0
 # What nobody answered within this is given up: a server that is gone for good.
 GIVE_UP_S = 60.0
+# How long a client that retries as documented may take, and the longest time between two tries.
+INSIST_S = 15.0
+_PAUSE_S = 1.0
 PASSWORD = "correct horse battery staple"
 
-_LOST = (aiohttp.ClientError, OSError, TimeoutError)
+LOST = (aiohttp.ClientError, OSError, TimeoutError)
 _NOT_DONE = {429}
-_MAYBE_DONE = range(500, 600)
+MAYBE_DONE = range(500, 600)
 
 
 def marker(words: str) -> str:
@@ -32,37 +36,43 @@ def marker(words: str) -> str:
 class Account:
     """Somebody who is signed in, and calls any of the nodes."""
 
-    def __init__(self, http: aiohttp.ClientSession, node: Callable[[], str], username: str) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, node: Callable[[str], str], username: str
+    ) -> None:
+        """`node` gives the address of a node, another one than what it is told if it can."""
         self.username = username
         self.id = ""
         self.token = ""
         self.session_id = ""
         # Every status that was ever answered: what is 500 must be looked into.
         self.statuses: Counter[int] = Counter()
-        # How many requests had no certain end.
-        self.lost = 0
         self.in_flight = 0
+        self.patience_s = CALL_S
         self._http = http
         self._node = node
+        # Where the last request failed: the next one goes elsewhere.
+        self._failed = ""
 
     async def ask(self, method: str, path: str, body: Json = None) -> tuple[int, Json]:
-        """One request, to whichever node is next; what is lost on the way is raised."""
+        """One request, to any node; what is lost on the way is raised."""
         headers = {"Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         data = None if body is None else msgspec.json.encode(body)
+        node = self._node(self._failed)
+        self._failed = node
         self.in_flight += 1
         try:
             async with (
-                asyncio.timeout(CALL_S),
-                self._http.request(
-                    method, self._node() + path, data=data, headers=headers
-                ) as response,
+                asyncio.timeout(self.patience_s),
+                self._http.request(method, node + path, data=data, headers=headers) as response,
             ):
                 content = await response.read()
         finally:
             self.in_flight -= 1
         self.statuses[response.status] += 1
+        if response.status not in MAYBE_DONE:
+            self._failed = ""
         return response.status, msgspec.json.decode(content) if content else None
 
     async def must(self, method: str, path: str, body: Json = None) -> Json:
@@ -71,11 +81,11 @@ class Account:
         while True:
             try:
                 status, answer = await self.ask(method, path, body)
-            except _LOST:
+            except LOST:
                 status, answer = 503, None
             if 200 <= status < 300:
                 return answer
-            if status not in {429, *_MAYBE_DONE} or time.monotonic() > until:
+            if status not in {429, *MAYBE_DONE} or time.monotonic() > until:
                 raise AssertionError(f"{self.username}: {method} {path} gave {status} {answer}")
             await asyncio.sleep(0.1)
 
@@ -93,23 +103,47 @@ class Account:
 
     async def once(self, history: History, op: Op, method: str, path: str, body: Json) -> Op:
         """Try an operation that must not be repeated blindly."""
-        op.attempts += 1
-        try:
-            status, answer = await self.ask(method, path, body)
-        except aiohttp.ClientConnectorError:
-            # Nobody was there to be told.
-            history.end(op, "fail")
+        until = time.monotonic() + GIVE_UP_S
+        while time.monotonic() < until:
+            op.attempts += 1
+            try:
+                status, answer = await self.ask(method, path, body)
+            except aiohttp.ClientConnectorError:
+                # Nobody was there to be told; somebody else may be.
+                await asyncio.sleep(0.05)
+                continue
+            except LOST:
+                history.doubt(op)
+                history.end(op, "unknown")
+                return op
+            if status in MAYBE_DONE:
+                history.doubt(op)
+                history.end(op, "unknown", status=status, result=answer)
+            else:
+                outcome: Outcome = "ok" if 200 <= status < 300 else "fail"
+                history.end(op, outcome, status=status, result=answer)
             return op
-        except _LOST:
-            self.lost += 1
-            history.end(op, "unknown")
-            return op
-        if 200 <= status < 300:
-            history.end(op, "ok", status=status, result=answer)
-        else:
-            unknown = status in _MAYBE_DONE
-            self.lost += unknown
-            history.end(op, "unknown" if unknown else "fail", status=status, result=answer)
+        history.end(op, "fail")
+        return op
+
+    async def insist(self, history: History, op: Op, method: str, path: str, body: Json) -> Op:
+        """Try what may be repeated until it is done, as the protocol tells clients to."""
+        until = time.monotonic() + INSIST_S
+        while time.monotonic() < until:
+            op.attempts += 1
+            retry_after = 0.1
+            try:
+                status, answer = await self.ask(method, path, body)
+            except LOST:
+                history.doubt(op)
+            else:
+                if status not in {*_NOT_DONE, *MAYBE_DONE}:
+                    outcome: Outcome = "ok" if 200 <= status < 300 else "fail"
+                    history.end(op, outcome, status=status)
+                    return op
+                retry_after = float((answer or {}).get("retry_after", retry_after))
+            await asyncio.sleep(min(_PAUSE_S, retry_after))
+        history.end(op, "unknown")
         return op
 
     async def send(self, history: History, channel_id: str, words: str) -> Op:
@@ -136,20 +170,21 @@ class Account:
             except aiohttp.ClientConnectorError:
                 await asyncio.sleep(0.05)
                 continue
-            except _LOST:
+            except LOST:
                 is_certain = False
-                self.lost += 1
+                history.doubt(op)
                 await asyncio.sleep(0.05)
                 continue
             if 200 <= status < 300:
                 history.end(op, "ok", status=status, result=answer)
                 return
-            if status not in _MAYBE_DONE and status not in _NOT_DONE:
+            if status not in MAYBE_DONE and status not in _NOT_DONE:
                 # A refusal of the repetition says nothing about what came before it.
                 outcome: Outcome = "fail" if is_certain else "unknown"
                 history.end(op, outcome, status=status, result=answer)
                 return
-            is_certain = is_certain and status in _NOT_DONE
-            self.lost += status in _MAYBE_DONE
-            await asyncio.sleep(min(1.0, float((answer or {}).get("retry_after", 0.1))))
+            if status in MAYBE_DONE:
+                is_certain = False
+                history.doubt(op)
+            await asyncio.sleep(min(_PAUSE_S, float((answer or {}).get("retry_after", 0.1))))
         history.end(op, "unknown")

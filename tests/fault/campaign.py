@@ -1,41 +1,40 @@
 """A run: people and faults for so many seconds, then everybody comes to rest and is judged."""
 
 import asyncio
-import random
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import aiohttp
-import asyncpg
 import msgspec
 
 from tests.fault.actors import cast
-from tests.fault.calls import Account
-from tests.fault.evidence import Evidence, Probe, Repost, read_database
-from tests.fault.faults import FAULTS, Fault, Target, faketime, own_disk
+from tests.fault.deployment import Deployment, Needs, deploy
+from tests.fault.ending import Ending
+from tests.fault.evidence import Evidence, Injection, Probe
+from tests.fault.faults import FAULTS, NOT_YET, Fault
 from tests.fault.history import History, Op
-from tests.fault.invariants import PROBE_S, Verdict, judge
+from tests.fault.invariants import PROBE_S, judge
 from tests.fault.readers import Reader
+from tests.fault.tally import Row, rows_of
+from tests.fault.verdict import Verdict
 from tests.fault.world import Scale, World
-from tests.support.gateway import Gateway, GatewayClosed
-from tests.support.gateway import Op as Opcode
-from tests.support.process import ROOT, ServerProcess
 
-Json = Any
+if TYPE_CHECKING:
+    from tests.fault.calls import Account
 
-LAUNCHER = ROOT / "tests" / "fault" / "sabotage" / "launch.py"
 _LONGEST_REST_S = 3.0
 # So many requests under way are waited for before a fault, for so long.
 _BUSY = 4
 _BUSY_S = 2.0
 _ENOUGH_S = 20.0
-_SLOW = "parley_gateway_slow_readers_total "
-_MOST_REPOSTS = 40
+_PROBER_S = 1.5
+_SLOW = "parley_gateway_slow_readers_total"
+_GAPS = "parley_gateway_log_gap_total"
+_PROGRESS_S = 15.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +43,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     seed: int
     faults: Sequence[str]
+    nodes: int = 1
     scale: Scale = Scale()
+    # Each fault comes so often at least, however long that takes.
+    rounds: int = 0
+    # Faults last as long as in the design, rather than as short as will do.
+    is_thorough: bool = False
+    # Go on, without faults, until so many messages were acknowledged; no longer than that in all.
+    messages: int = 0
+    at_most_s: float = 600.0
     # Without faults, or with each of them once: go on until so much was done.
     operations: int = 0
     # The name of a bug to be built into the server; tests set it.
@@ -59,20 +66,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     in_turn: bool = False
 
 
-class Injection(msgspec.Struct):
-    """One fault: how many requests had no certain end in it, and how long a probe then took."""
-
-    fault: str
-    took: float
-    lost: int
-    recovered: float | None
-
-
 class Result(msgspec.Struct):
     """What came of it."""
 
     seed: int
     folder: str
+    nodes: int
+    seconds: float
     operations: dict[str, Counter[str]]
     statuses: Counter[int]
     frames: int
@@ -80,7 +80,10 @@ class Result(msgspec.Struct):
     cuts: int
     slow: int
     events: int
+    acknowledged: int
+    wanted: int
     injections: list[Injection]
+    rows: list[Row]
     left_out: dict[str, str]
     verdicts: list[Verdict]
     complaints: list[str]
@@ -89,11 +92,15 @@ class Result(msgspec.Struct):
     def violated(self) -> set[int]:
         return {verdict.number for verdict in self.verdicts if verdict.violations}
 
+    @property
+    def has_failed(self) -> bool:
+        return bool(self.violated) or self.acknowledged < self.wanted
+
 
 class Campaign:
     """A plan on its way."""
 
-    def __init__(self, plan: Plan, folder: Path, target: Target, world: World) -> None:
+    def __init__(self, plan: Plan, folder: Path, target: Deployment, world: World) -> None:
         self.injections: list[Injection] = []
         self.left_out: dict[str, str] = {}
         self._plan = plan
@@ -102,31 +109,38 @@ class Campaign:
         self._world = world
         self._chance = world.branch("faults")
         self._probes: list[Probe] = []
-        # By the port, which is another one for each life of a node.
-        self._slow: dict[str, int] = {}
+        # By the address of the metrics, which is another one for each life of a node.
+        self._slow: dict[str, float] = {}
+        self._gaps: dict[str, float] = {}
         self._begun = time.monotonic()
         self._prober: Account | None = None
+        self._calls: History | None = None
 
     async def run(self) -> Result:
         world = self._world
         await world.found()
-        await world.line.start()
+        await asyncio.gather(world.line.start(), world.narrow.start())
         self._prober = world.accounts["prober0"]
+        self._prober.patience_s = _PROBER_S
+        self._calls = world.history(self._prober)
         listening = [asyncio.create_task(reader.run()) for reader in world.readers]
+        acting: list[asyncio.Task[None]] = []
+        progress = asyncio.create_task(self._progress())
         try:
             async with asyncio.timeout(_ENOUGH_S):
                 await asyncio.gather(*(reader.is_ready.wait() for reader in world.readers))
             self.say(f"{len(world.accounts)} people are in, {len(world.readers)} readers listen")
-            acting = [asyncio.create_task(work) for work in await cast(world)]
+            acting += [asyncio.create_task(work) for work in await cast(world)]
             await self._trouble()
             world.stopping.set()
             await asyncio.gather(*acting)
-            evidence = await self._gather()
+            evidence = await self._end()
         finally:
-            for task in listening:
+            tasks = [progress, *acting, *listening]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*listening, return_exceptions=True)
-            await world.line.stop()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(world.line.stop(), world.narrow.stop())
             world.close()
         return self._result(evidence)
 
@@ -134,32 +148,49 @@ class Campaign:
         sys.stdout.write(f"{time.monotonic() - self._begun:7.1f} s  {words}\n")
         sys.stdout.flush()
 
+    async def _progress(self) -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_S)
+            self.say(f"{self._messages()} messages acknowledged, {self._count()} operations")
+
     # Faults.
 
     async def _trouble(self) -> None:
         """One fault after the other, with a rest before each and after the last."""
-        possible = [f for f in map(FAULTS.__getitem__, self._plan.faults) if self._can(f)]
-        rest = min(_LONGEST_REST_S, self._plan.seconds / (len(possible) + 1))
-        if self._plan.in_turn or not possible:
+        plan = self._plan
+        self.left_out |= {name: why for name, why in NOT_YET.items() if plan.is_thorough}
+        possible = [f for f in map(FAULTS.__getitem__, plan.faults) if self._can(f)]
+        rest = min(_LONGEST_REST_S, plan.seconds / (len(possible) + 1))
+        if plan.in_turn or not possible:
             for fault in possible:
                 await asyncio.sleep(rest)
                 await self._inject(fault)
             await asyncio.sleep(rest)
-            await self._enough()
-            return
+            await self._enough(time.monotonic() + _ENOUGH_S)
+        else:
+            at_most = time.monotonic() + plan.at_most_s
+            await self._by_chance(possible, rest)
+            await self._enough(at_most)
+
+    async def _by_chance(self, possible: Sequence[Fault], rest: float) -> None:
         until = time.monotonic() + self._plan.seconds
         order: list[Fault] = []
-        while time.monotonic() < until:
+        left = self._plan.rounds * len(possible)
+        while left > 0 or time.monotonic() < until:
             await asyncio.sleep(self._chance.uniform(0.5, 1) * rest)
             if not order:
                 order = self._chance.sample(possible, len(possible))
             await self._inject(order.pop())
+            left -= 1
+        await asyncio.sleep(rest)
 
-    async def _enough(self) -> None:
+    async def _enough(self, until: float) -> None:
         """Wait until enough was done for the plan, however slow the machine is."""
-        until = time.monotonic() + _ENOUGH_S
-        while self._count() < self._plan.operations and time.monotonic() < until:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        plan = self._plan
+        while time.monotonic() < until and (  # noqa: ASYNC110  # Everybody counts for themselves.
+            self._count() < plan.operations or self._messages() < plan.messages
+        ):
+            await asyncio.sleep(0.05)
 
     def _can(self, fault: Fault) -> bool:
         reason = fault.obstacle(self._target)
@@ -169,21 +200,22 @@ class Campaign:
         return reason is None
 
     async def _inject(self, fault: Fault) -> None:
-        await self._count_slow()
+        await self._target.revive()
+        await self._take_stock()
         await self._busy()
-        lost, began = self._world.lost, time.monotonic()
-        await fault.inject(self._target)
+        began = time.monotonic()
+        hit = await fault.inject(self._target)
         over = time.monotonic()
+        injection = Injection(fault.name, began, over, hit, fault.leaves_doubt)
         waits = await self._probe(fault.name)
-        recovered = max((w for w in waits if w is not None), default=None)
-        injection = Injection(
-            fault.name, over - began, self._world.lost - lost, None if None in waits else recovered
-        )
+        if None not in waits:
+            injection.recovered = max((wait for wait in waits if wait is not None), default=0)
         self.injections.append(injection)
-        arrival = f"after {recovered:.2f} s" if injection.recovered is not None else "TOO LATE"
+        doubts = sum(any(at > began for at in op.doubts) for op in self._ops())
+        arrival = f"after {injection.recovered:.2f} s" if None not in waits else "TOO LATE"
         self.say(
-            f"{fault.name}: {injection.lost} requests without a certain end; a probe arrived"
-            f" {arrival}; {self._count()} operations so far"
+            f"{fault.name}, {over - began:.1f} s: {hit.count} {hit.what},"
+            f" {doubts} operations in doubt, a probe arrived {arrival}"
         )
 
     async def _busy(self) -> None:
@@ -192,30 +224,37 @@ class Campaign:
         while self._world.in_flight < _BUSY and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
-    async def _count_slow(self) -> None:
-        """How many readers the nodes have found to be slow; a node counts anew once restarted."""
+    async def _take_stock(self) -> None:
+        """What the nodes have counted, before a fault makes them begin anew."""
         for node in self._target.nodes:
-            async with self._world.http.get(node.metrics_url) as answer:
-                lines = (await answer.text()).splitlines()
-            count = next(line.split()[1] for line in lines if line.startswith(_SLOW))
-            self._slow[node.metrics_url] = int(float(count))
+            slow, gaps = await node.measure(self._world.http, _SLOW, _GAPS)
+            self._slow[node.process.metrics_url] = slow
+            self._gaps[f"{node.name} at {node.process.metrics_url}"] = gaps
+
+    def _ops(self) -> list[Op]:
+        return [op for history in self._world.histories for op in history.ops]
 
     def _count(self) -> int:
         return sum(len(history.ops) for history in self._world.histories)
 
+    def _messages(self) -> int:
+        return sum(op.ok for op in self._ops() if op.what == "send")
+
     async def _probe(self, fault: str) -> list[float | None]:
         """A message, and how long those who always listen wait for it."""
         assert self._prober is not None
+        assert self._calls is not None
         words = f"probe-{len(self.injections)}"
         over = time.monotonic()
         sending = asyncio.create_task(
-            self._prober.send(self._history(), self._world.plaza.channels[0], words)
+            self._prober.send(self._calls, self._world.plaza.channels[0], words)
         )
         steady = [r for r in self._world.readers if r.name.startswith("steady")]
         waits = await asyncio.gather(*(self._wait(reader, words, over) for reader in steady))
         await sending
         self._probes += [
-            Probe(fault, reader.name, waited) for reader, waited in zip(steady, waits, strict=True)
+            Probe(fault, reader.name, waited, over)
+            for reader, waited in zip(steady, waits, strict=True)
         ]
         return list(waits)
 
@@ -227,142 +266,78 @@ class Campaign:
             return None
         return time.monotonic() - since
 
-    def _history(self) -> History:
-        world = self._world
-        found = next((h for h in world.histories if h.name == "prober0"), None)
-        return found or world.history(world.accounts["prober0"])
-
     # The end.
 
-    async def _gather(self) -> Evidence:
-        world = self._world
-        for reader in world.readers:
-            reader.is_calm = True
-        world.line.calm.set()
-        await self._count_slow()
+    async def _end(self) -> Evidence:
         assert self._prober is not None
-        channel_id = world.plaza.channels[0]
-        await self._prober.send(self._history(), channel_id, "fence")
+        assert self._calls is not None
+        for reader in self._world.readers:
+            reader.is_calm = True
+        self._world.line.calm.set()
+        await self._target.revive()
+        await self._take_stock()
+        fence = await self._prober.send(self._calls, self._world.plaza.channels[0], "fence")
         self.say("all operations have ended; waiting until everybody has heard of them")
-        end = await self._quiet()
-        # Who does not get there in time is found by its history.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._plan.settle_s):
-                await asyncio.gather(*(reader.has_reached(end) for reader in world.readers))
-        async with asyncio.TaskGroup() as group:
-            looks = {r.name: group.create_task(self._look(r)) for r in world.readers}
-        fresh = {name: look.result() for name, look in looks.items()}
-        reposts = await self._repost()
-        await self._quiet()
-        stored = await read_database(self._dsn(), wall_to_monotonic=time.monotonic() - time.time())
-        return Evidence(
-            world.histories,
-            stored,
-            probes=self._probes,
-            reposts=reposts,
-            fresh=fresh,
-            fence=end,
-            residents=world.residents,
+        ending = Ending(
+            self._world,
+            self._target,
+            settle_s=self._plan.settle_s,
+            quiet_s=self._plan.quiet_s,
         )
-
-    def _dsn(self) -> str:
-        return self._target.database.environ.get("DATABASE_URL") or self._target.superuser_dsn
-
-    async def _quiet(self) -> int:
-        """Wait until the outbox is empty and the log stands still, but not for ever; its head."""
-        conn = await asyncpg.connect(self._dsn(), timeout=10)
-        try:
-            before, until = None, time.monotonic() + self._plan.quiet_s
-            while time.monotonic() < until:
-                now = await conn.fetchrow(
-                    "SELECT pos, (SELECT count(*) FROM event_outbox) AS waiting FROM log_head"
-                )
-                if now == before and now is not None and not now["waiting"]:
-                    break
-                before = now
-                await asyncio.sleep(0.1)
-            return int(before["pos"]) if before is not None else 0
-        finally:
-            await conn.close()
-
-    async def _look(self, reader: Reader) -> list[tuple[str, int, Json]] | None:
-        """What the same person is told who comes now; None for one whose login is not valid."""
-        token = ""
-        # Signed out just before the end, a reader signs in anew.
-        while token != reader.account.token:
-            token = reader.account.token
-            url = self._world.node().replace("http", "ws", 1) + "/gateway?v=10&encoding=json"
-            gateway = await Gateway.open(url)
-            try:
-                await gateway.expect_op(Opcode.HELLO)
-                frames = await gateway.identify(token)
-                return [(frame.t or "", frame.s or 0, frame.d) for frame in frames]
-            except GatewayClosed:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._plan.settle_s):
-                        await reader.is_ready.wait()
-            finally:
-                await gateway.close()
-        return None
-
-    async def _repost(self) -> list[Repost]:
-        """Send some messages once more, those first whose outcome was unknown for a while."""
-        by_id = {account.id: account for account in self._world.accounts.values()}
-        static = {c for guild in self._world.guilds[:-1] for c in guild.channels}
-        sends = [
-            op
-            for history in self._world.histories
-            for op in history.ops
-            if op.what == "send"
-            and op.ok
-            and op.about["channel_id"] in static
-            and not by_id[op.user].username.startswith("drifter")
-        ]
-        self._chance.shuffle(sends)
-        sends.sort(key=lambda op: -op.attempts)
-        again = (_again(by_id[op.user], op) for op in sends[:_MOST_REPOSTS])
-        return list(await asyncio.gather(*again))
+        evidence = await ending.gather(fence)
+        self.say("stopping the nodes")
+        await self._target.stop()
+        evidence.probes = self._probes
+        evidence.injections = self.injections
+        evidence.gaps = self._gaps
+        evidence.deaths = self._target.deaths
+        return evidence
 
     def _result(self, evidence: Evidence) -> Result:
         world = self._world
+        self.say(f"judging {len(evidence.rows)} events and {len(evidence.ops)} operations")
         operations: dict[str, Counter[str]] = {}
         for op in evidence.ops:
             operations.setdefault(op.what, Counter())[op.outcome] += 1
         statuses: Counter[int] = Counter()
         for account in world.accounts.values():
             statuses += account.statuses
-        lines = (line for node in self._target.nodes for line in node.lines)
+        lines = (line for node in self._target.nodes for line in node.process.lines)
+        verdicts = judge(evidence)
         return Result(
             seed=self._plan.seed,
             folder=str(self._folder),
+            nodes=len(self._target.nodes),
+            seconds=time.monotonic() - self._begun,
             operations=operations,
             statuses=statuses,
             frames=sum(reader.frames for reader in world.readers),
             resumes=sum(t.what == "resume" for turns in evidence.turns.values() for t in turns),
             cuts=world.line.cuts,
-            slow=sum(self._slow.values()),
+            slow=int(sum(self._slow.values())),
             events=len(evidence.rows),
+            acknowledged=self._messages(),
+            wanted=self._plan.messages,
             injections=self.injections,
+            rows=rows_of(evidence, verdicts),
             left_out=self.left_out,
-            verdicts=judge(evidence),
+            verdicts=verdicts,
             complaints=[line for line in lines if _is_complaint(line)],
         )
 
 
-async def _again(account: Account, op: Op) -> Repost:
-    body = {
-        "channel_id": op.about["channel_id"],
-        "content": op.about["words"],
-        "nonce": op.about["nonce"],
-        "enforce_nonce": True,
-    }
-    status, answer = await account.ask("POST", "/messages", body)
-    return Repost(op, status, str(answer.get("id")))
-
-
 async def carry_out(plan: Plan, folder: Path, environ: dict[str, str] | None = None) -> Result:
     """Run a plan in a folder, where the histories stay."""
-    async with _target(plan, folder, environ or {}) as target:
+    needs = Needs(
+        nodes=plan.nodes,
+        seed=plan.seed,
+        is_thorough=plan.is_thorough,
+        own_disk="fill_disk" in plan.faults,
+        slow_disk="slow_fsync" in plan.faults,
+        clock="jump_clock" in plan.faults,
+        sabotage=plan.sabotage,
+    )
+    async with deploy(needs, folder, environ or {}) as target:
         connector = aiohttp.TCPConnector(limit=0, force_close=False)
         jar = aiohttp.DummyCookieJar()
         async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as http:
@@ -370,41 +345,8 @@ async def carry_out(plan: Plan, folder: Path, environ: dict[str, str] | None = N
             http._retry_connection = False
             histories = folder / "histories"
             histories.mkdir()
-            world = World(
-                http,
-                lambda: [node.url for node in target.nodes],
-                histories,
-                seed=plan.seed,
-                scale=plan.scale,
-            )
+            world = World(http, target, histories, seed=plan.seed, scale=plan.scale)
             return await Campaign(plan, folder, target, world).run()
-
-
-@asynccontextmanager
-async def _target(plan: Plan, folder: Path, environ: dict[str, str]) -> AsyncIterator[Target]:
-    """The nodes. One is served for now; with several, all share the first one's database."""
-    async with AsyncExitStack() as stack:
-        disk = folder
-        if "fill_disk" in plan.faults:
-            disk = stack.enter_context(own_disk(folder))
-        clock = faketime(folder) if "jump_clock" in plan.faults else {}
-        node = ServerProcess(
-            disk / "var",
-            {
-                "LOG_LEVEL": "warning",
-                # Small enough that whoever stalls falls behind.
-                "SLOW_READER_BYTES": "64KiB",
-                "DRAIN_WINDOW": "0",
-                "SHUTDOWN_TIMEOUT": "1",
-                "JWT_EXPIRES_IN": "12h",
-                **clock,
-                **environ,
-            },
-        )
-        if plan.sabotage:
-            node.program = (str(LAUNCHER), plan.sabotage)
-        await stack.enter_async_context(node)
-        yield Target([node], random.Random(plan.seed))  # noqa: S311  # It can be repeated.
 
 
 def _is_complaint(line: str) -> bool:

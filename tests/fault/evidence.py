@@ -11,13 +11,15 @@ import msgspec
 from typing_extensions import override
 
 from tests.fault.calls import marker
+from tests.fault.faults import Hit
 from tests.fault.history import Heard, History, Op, Turn
 
 Json = Any
 
+_ENDED = "session_ended"
 JOINED, LEFT = "GUILD_CREATE", "GUILD_DELETE"
 _MAC_BYTES = 16
-_NOT_LOGGED = frozenset({"READY", "RESUMED", "TYPING_START"})
+_NOT_LOGGED = frozenset({"READY", "RESUMED", "TYPING_START", "PRESENCE_UPDATE"})
 
 
 class Row(msgspec.Struct):
@@ -103,10 +105,23 @@ class Life(msgspec.Struct, dict=True):
     blocks: list[Block]
     opening: list[tuple[str, int, Json]]
     last: int
+    login: str
 
     @cached_property
     def heard(self) -> set[int]:
         return {frame.pos for frame in self.frames}
+
+
+class Injection(msgspec.Struct):
+    """One fault. It answers for all that goes wrong until the next one begins."""
+
+    fault: str
+    begun: float
+    ended: float
+    hit: Hit
+    leaves_doubt: bool
+    # How long the slowest of the probes took; None when one came too late to be waited for.
+    recovered: float | None = None
 
 
 class Probe(msgspec.Struct):
@@ -115,6 +130,7 @@ class Probe(msgspec.Struct):
     fault: str
     reader: str
     waited: float | None
+    at: float = 0.0
 
 
 class Repost(msgspec.Struct):
@@ -138,18 +154,45 @@ class Evidence:
         fresh: Mapping[str, Sequence[tuple[str, int, Json]] | None] | None = None,
         fence: int = 0,
         residents: Mapping[str, frozenset[str]] | None = None,
+        gaps: Mapping[str, float] | None = None,
+        injections: Sequence[Injection] = (),
+        deaths: Sequence[str] = (),
     ) -> None:
-        """`fresh` has a READY of each reader after the end; `residents` who never left what."""
+        """`fresh` has a READY of each reader after the end; `residents` who never left what.
+
+        `gaps` has the holes that each node's tailer found in the log.
+        """
         self.stored = stored
         self.probes = probes
         self.reposts = reposts
         self.fresh = fresh or {}
         self.fence = fence
         self.residents = residents or {}
+        self.gaps = gaps or {}
+        self.injections = injections
+        self.deaths = deaths
         self.ops = sorted((op for h in histories for op in h.ops), key=lambda op: op.begun)
         self.turns = {h.name: [r for r in h.records if isinstance(r, Turn)] for h in histories}
-        self.lives = [life for h in histories for life in lives_of(h)]
+        known: dict[int, Json] = {}
+        self.lives = [life for h in histories for life in lives_of(h, known)]
+        self.resumed = {
+            h.name: [r.at for r in h.records if isinstance(r, Heard) and r.t == "RESUMED"]
+            for h in histories
+        }
+        self.live_sockets = {
+            h.name: {r.socket for r in h.records if isinstance(r, Heard)} for h in histories
+        }
         self.rows = [stored.rows[pos] for pos in sorted(stored.rows)]
+
+    @cached_property
+    def revocations(self) -> dict[str, Row]:
+        """By which entry of the log each login session was ended."""
+        return {
+            str(login): row
+            for row in self.rows
+            if row.type == _ENDED and row.payload
+            for login in row.payload["session_ids"]
+        }
 
     def ops_of(self, *whats: str) -> Iterator[Op]:
         return (op for op in self.ops if op.what in whats)
@@ -241,16 +284,21 @@ class Evidence:
         return found
 
 
-def lives_of(history: History) -> list[Life]:
-    """Cut what a reader heard into gateway sessions, but for those that broke off while opening."""
-    return list(_Cutter(history).lives())
+def lives_of(history: History, known: dict[int, Json] | None = None) -> list[Life]:
+    """Cut what a reader heard into gateway sessions, but for those that broke off while opening.
+
+    `known` keeps what was read of messages for other readers, who were sent the same bytes.
+    """
+    return list(_Cutter(history, {} if known is None else known).lives())
 
 
 class _Cutter:
     """Walks through the records of one reader."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, known: dict[int, Json]) -> None:
         self._history = history
+        # By the identity of what holds the bytes, which the histories keep alive.
+        self._known = known
         self._lives: list[Life] = []
         self._life: Life | None = None
         self._block: Block | None = None
@@ -258,20 +306,30 @@ class _Cutter:
         self._opening: list[tuple[str, int, Json]] = []
         self._awaited = 0
         self._begun = 0.0
+        self._login = ""
 
     def lives(self) -> Iterable[Life]:
         for record in self._history.records:
             if isinstance(record, Turn):
                 self._turn(record)
             elif isinstance(record, Heard):
-                self._hear(record, msgspec.json.decode(record.d))
+                self._hear(record, self._read(record))
         return self._lives
+
+    def _read(self, heard: Heard) -> Json:
+        if not heard.t.startswith("MESSAGE_"):
+            # A view keeps and changes these.
+            return msgspec.json.decode(heard.d)
+        if id(heard.d) not in self._known:
+            self._known[id(heard.d)] = msgspec.json.decode(heard.d)
+        return self._known[id(heard.d)]
 
     def _turn(self, turn: Turn) -> None:
         match turn.what:
             case "identify":
                 self._life, self._block = None, None
                 self._opening, self._awaited, self._begun = [], 0, turn.at
+                self._login = turn.login
             case "resume":
                 self._block = Block(turn.seq, last=turn.seq)
                 if self._life is not None:
@@ -313,6 +371,7 @@ class _Cutter:
             blocks=[],
             opening=self._opening,
             last=heard.s,
+            login=self._login,
         )
         self._lives.append(self._life)
 

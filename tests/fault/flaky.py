@@ -10,21 +10,30 @@ from urllib.parse import urlsplit
 _PIECE = 4096
 _SEGMENT = 536
 # Out of so many pieces one is held back, on an average for so long.
-_STALLS = 0.01
+_STALLS = 0.004
 _STALL_S = 2.0
+_MANY = 1 << 60
 
 
 class FlakyLine:
     """A TCP proxy. Each connection through it lives for a number of bytes that chance decides."""
 
-    def __init__(self, node: Callable[[], str], chance: random.Random, *, mean: int) -> None:
-        """`mean` is the number of bytes from the node after which a connection breaks off."""
+    def __init__(self, node: Callable[[], str], chance: random.Random, *, mean: int | None) -> None:
+        """`mean` is the number of bytes from the node after which a connection breaks off.
+
+        Without it the line is a good one, but for what `slow_down` makes of it.
+        """
         self.cuts = 0
         # Once it is set, the line is a good one.
         self.calm = asyncio.Event()
+        # Bytes a second that a connection carries to a client; None for as many as come.
+        self._pace: int | None = None
+        self._quicker = asyncio.Event()
         self._node = node
         self._chance = chance
         self._mean = mean
+        if mean is None:
+            self.calm.set()
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -43,6 +52,15 @@ class FlakyLine:
         for writer in self._writers:
             writer.transport.abort()
         await asyncio.gather(*self._serving, return_exceptions=True)
+
+    def slow_down(self, bytes_per_s: int) -> None:
+        """Carry no more than this to each client; 0 is nothing at all, without an end."""
+        self._pace = bytes_per_s
+        self._quicker.clear()
+
+    def speed_up(self) -> None:
+        self._pace = None
+        self._quicker.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -71,7 +89,7 @@ class FlakyLine:
             line.close()
             raise
         upstream, up = await asyncio.open_connection(sock=line, limit=_PIECE)
-        bytes_left = int(self._chance.expovariate(1 / self._mean))
+        bytes_left = int(self._chance.expovariate(1 / self._mean)) if self._mean else _MANY
         ways = [
             asyncio.create_task(self._carry(reader, up, None)),
             asyncio.create_task(self._carry(upstream, writer, bytes_left)),
@@ -93,11 +111,20 @@ class FlakyLine:
                 left -= len(data)
                 if self._chance.random() < _STALLS:
                     await self._stall()
+            if left is not None and self._pace is not None:
+                await self._dawdle(len(data))
             target.write(data)
             await target.drain()
             if left == 0:
                 self.cuts += 1
                 return
+
+    async def _dawdle(self, size: int) -> None:
+        """Wait for as long as so many bytes take at this pace."""
+        patience = size / self._pace if self._pace else None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._quicker.wait()
 
     async def _stall(self) -> None:
         with suppress(TimeoutError):

@@ -33,6 +33,8 @@ class Ended(msgspec.Struct, tag="end", tag_field="kind"):
     attempts: int
     status: int
     result: Json = None
+    # When each attempt without a certain end was given up.
+    doubts: list[float] = []
 
 
 class Heard(msgspec.Struct, tag="heard", tag_field="kind"):
@@ -53,6 +55,10 @@ class Turn(msgspec.Struct, tag="turn", tag_field="kind"):
     what: str
     seq: int = 0
     code: int = 0
+    # To which node, for a connection that was opened.
+    node: str = ""
+    # Under which login session, for one that identified.
+    login: str = ""
 
 
 Record: TypeAlias = Invoked | Ended | Heard | Turn
@@ -71,6 +77,7 @@ class Op(msgspec.Struct):
     attempts: int = 0
     status: int = 0
     result: Json = None
+    doubts: list[float] = []
 
     @property
     def ok(self) -> bool:
@@ -106,7 +113,12 @@ class History:
         op.outcome, op.status, op.result = outcome, status, result
         if outcome != "unknown":
             op.ended = time.monotonic()
-        self.note(Ended(op.op, time.monotonic(), outcome, op.attempts, status, result))
+        now = time.monotonic()
+        self.note(Ended(op.op, now, outcome, op.attempts, status, result, op.doubts))
+
+    def doubt(self, op: Op) -> None:
+        """This attempt has no certain end: it may be carried out, or have been, or never be."""
+        op.doubts.append(time.monotonic())
 
     def note(self, record: Record) -> None:
         self.records.append(record)

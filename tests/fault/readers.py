@@ -17,11 +17,12 @@ from tests.support.gateway import Op as Opcode
 
 Json = Any
 
-_CONNECT_S = 5.0
-_BEAT_S = 4.0
+_CONNECT_S = 2.5
+_BEAT_S = 1.0
 # A connection that says nothing for so long, not even to a heartbeat, is given up.
-_DEAD_S = 10.0
+_SILENCE_S = 3.5
 _SENT_S = 8.0
+_PUT_OFF_S = (0.3, 1.0)
 _AUTHENTICATION_FAILED = 4004
 
 
@@ -54,6 +55,8 @@ class Habits(msgspec.Struct, frozen=True):
     away: float = 1.0
     # It ends its login session now and then, and signs in anew.
     logs_out: float = 0
+    # It resumes elsewhere while its connection still stands, and goes on listening to both.
+    haunts: float = 0
 
 
 class Reader:
@@ -74,6 +77,10 @@ class Reader:
         # Set at the end: from then on it behaves.
         self.is_calm = False
         self.frames = 0
+        self.silence_s = _SILENCE_S
+        self.name_of: Callable[[str], str] = str
+        # The last payload that anybody heard at each position.
+        self.payloads: dict[int, msgspec.Raw] = {}
         self._http = http
         self._node = node
         self._habits = habits
@@ -90,6 +97,8 @@ class Reader:
         self._last_heard = 0.0
         self._beaten = 0.0
         self._next_turn = 0.0
+        self._is_haunting = False
+        self._ghosts: set[asyncio.Task[None]] = set()
 
     @property
     def name(self) -> str:
@@ -108,18 +117,30 @@ class Reader:
 
     async def run(self) -> None:
         """Listen until cancelled."""
+        try:
+            await self._run()
+        finally:
+            for ghost in self._ghosts:
+                ghost.cancel()
+            await asyncio.gather(*self._ghosts, return_exceptions=True)
+
+    async def _run(self) -> None:
         while True:
             self._sockets += 1
             code = 0
             with suppress(aiohttp.ClientError, OSError, TimeoutError):
+                node = self._node()
                 async with asyncio.timeout(_CONNECT_S):
-                    url = f"{self._node()}/gateway?v=10&encoding=json"
+                    url = f"{node}/gateway?v=10&encoding=json"
                     socket = await self._http.ws_connect(url, max_msg_size=0)
-                self._turn("open")
+                self._turn("open", node=self.name_of(node))
                 try:
                     await self._listen(socket)
                 finally:
-                    self._break_off(socket)
+                    if self._is_haunting:
+                        self._let_go(socket)
+                    else:
+                        self._break_off(socket)
                 code = socket.close_code or 0
             self._turn("closed", code=code)
             if code == _AUTHENTICATION_FAILED:
@@ -176,6 +197,9 @@ class Reader:
                 await self._greet(socket)
             case Opcode.INVALID_SESSION:
                 self._turn("invalid", seq=self._seq)
+                if not self._seq:
+                    # The node has no time for newcomers.
+                    await asyncio.sleep(self._chance.uniform(*_PUT_OFF_S))
                 self._session_id, self._seq = "", 0
                 await self._greet(socket)
             case Opcode.SENT:
@@ -193,12 +217,12 @@ class Reader:
             self._turn("resume", seq=self._seq)
         else:
             op, d["intents"], d["properties"] = Opcode.IDENTIFY, 53608447, {}
-            self._turn("identify")
+            self._turn("identify", login=self.account.session_id)
         await socket.send_bytes(msgspec.json.encode({"op": op, "d": d}))
 
     def _hear(self, socket: aiohttp.ClientWebSocketResponse, frame: Frame) -> None:
         kind, s = frame.t or "", frame.s or 0
-        d = msgspec.Raw(bytes(frame.d))
+        d = self._shared(bytes(frame.d), s)
         self.history.note(Heard(time.monotonic(), self._sockets, kind, s, d))
         self.frames += 1
         self._seq = s
@@ -215,25 +239,58 @@ class Reader:
             self._socket = socket
             self.is_ready.set()
 
+    def _shared(self, payload: bytes, s: int) -> msgspec.Raw:
+        """What all readers are told alike is kept once, or a long run would fill the memory."""
+        known = self.payloads.get(s)
+        if known is not None and bytes(known) == payload:
+            return known
+        fresh = msgspec.Raw(payload)
+        if s:
+            self.payloads[s] = fresh
+        return fresh
+
     async def _beat(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         now = time.monotonic()
-        if now - self._last_heard > _DEAD_S:
+        if now - self._last_heard > self.silence_s:
             raise TimeoutError
         if now - self._beaten > _BEAT_S:
             self._beaten = now
             beat = {"op": Opcode.HEARTBEAT, "d": self._seq or None}
             await socket.send_bytes(msgspec.json.encode(beat))
 
+    def _let_go(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Leave a connection as it is, and write down what it still says."""
+        self._is_haunting = False
+        self._leave()
+        ghost = asyncio.create_task(self._haunt(socket, self._sockets))
+        self._ghosts.add(ghost)
+        ghost.add_done_callback(self._ghosts.discard)
+
+    async def _haunt(self, socket: aiohttp.ClientWebSocketResponse, number: int) -> None:
+        try:
+            while True:
+                message = await socket.receive()
+                if message.type not in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}:
+                    break
+                frame = _frame(message.data)
+                if frame.op == Opcode.DISPATCH:
+                    self.history.note(Turn(time.monotonic(), number, "ghost", frame.s or 0))
+        finally:
+            code = socket.close_code or 0
+            self.history.note(Turn(time.monotonic(), number, "laid", code=code))
+            _abort(socket)
+
     def _break_off(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """As one whose network is gone: no closing handshake."""
+        self._leave()
+        _abort(socket)
+
+    def _leave(self) -> None:
         self._socket = None
         self.is_ready.clear()
         for waiting in self._sent.values():
             if not waiting.done():
                 waiting.set_result(None)
-        connection = socket._response.connection
-        if connection is not None and connection.transport is not None:
-            connection.transport.abort()
 
     # How it behaves.
 
@@ -242,17 +299,23 @@ class Reader:
 
     def _plan(self) -> None:
         habits = self._habits
-        paces = [pace for pace in (habits.drops, habits.stalls, habits.logs_out) if pace]
+        paces = [p for p in (habits.drops, habits.stalls, habits.logs_out, habits.haunts) if p]
         wait = self._chance.expovariate(sum(1 / pace for pace in paces)) if paces else 1e9
         self._next_turn = time.monotonic() + wait
 
     async def _misbehave(self) -> bool:
-        """Stall, or else end the connection: True."""
+        """Stall, or else end the connection, or leave it to itself: True."""
         habits = self._habits
-        choices = {"stall": habits.stalls, "drop": habits.drops, "logout": habits.logs_out}
+        choices = {
+            "stall": habits.stalls,
+            "drop": habits.drops,
+            "logout": habits.logs_out,
+            "haunt": habits.haunts,
+        }
         likely = {what: 1 / pace for what, pace in choices.items() if pace}
         what = self._chance.choices(list(likely), list(likely.values()))[0]
         self._turn(what, seq=self._seq)
+        self._is_haunting = what == "haunt"
         if what == "stall":
             await asyncio.sleep(self._chance.random() * habits.away * 3)
             # It was us who were silent.
@@ -270,5 +333,13 @@ class Reader:
         self._session_id, self._seq = "", 0
         await self.account.sign_in()
 
-    def _turn(self, what: str, *, seq: int = 0, code: int = 0) -> None:
-        self.history.note(Turn(time.monotonic(), self._sockets, what, seq, code))
+    def _turn(
+        self, what: str, *, seq: int = 0, code: int = 0, node: str = "", login: str = ""
+    ) -> None:
+        self.history.note(Turn(time.monotonic(), self._sockets, what, seq, code, node, login))
+
+
+def _abort(socket: aiohttp.ClientWebSocketResponse) -> None:
+    connection = socket._response.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()

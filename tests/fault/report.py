@@ -2,12 +2,27 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
-from tests.fault.campaign import Injection, Result
+from tests.fault.campaign import Result
 from tests.fault.history import Outcome
+from tests.fault.tally import Row
 
-_OUTCOMES: tuple[Outcome, ...] = ("ok", "fail", "unknown")
-_SHOWN = 3
+_OUTCOMES: Final[tuple[Outcome, ...]] = ("ok", "fail", "unknown")
+_SHOWN: Final = 3
+_HEAD: Final = (
+    "times",
+    "acked",
+    "lost",
+    "dup",
+    "reord",
+    "phantom",
+    "leak",
+    "other",
+    "unknown",
+    "longest",
+    "recovery",
+)
 
 
 def table(result: Result) -> str:
@@ -16,6 +31,27 @@ def table(result: Result) -> str:
 
 def _lines(result: Result) -> Iterator[str]:
     yield ""
+    yield from _operations(result)
+    yield ""
+    yield from _faults(result)
+    yield ""
+    yield from _verdicts(result)
+    yield ""
+    if result.acknowledged < result.wanted:
+        yield f"ONLY {result.acknowledged} messages were acknowledged, not {result.wanted}."
+    if result.violated:
+        yield (
+            f"THE PROMISE WAS BROKEN. Seed {result.seed};"
+            f" the histories are in {result.folder}/histories"
+        )
+    else:
+        yield (
+            f"The promise was kept: {result.nodes} node(s), {result.acknowledged} messages,"
+            f" {result.seconds:.0f} s. Seed {result.seed}."
+        )
+
+
+def _operations(result: Result) -> Iterator[str]:
     yield f"{'operation':<24}{'ok':>10}{'fail':>10}{'unknown':>10}"
     total: Counter[str] = Counter()
     for what, counts in sorted(result.operations.items()):
@@ -25,36 +61,50 @@ def _lines(result: Result) -> Iterator[str]:
     yield ""
     statuses = ", ".join(f"{status}: {n}" for status, n in sorted(result.statuses.items()))
     yield f"answers by status         {statuses}"
+    yield f"messages acknowledged     {result.acknowledged}"
     yield f"events in the log         {result.events}"
     yield f"frames that were heard    {result.frames}"
     yield f"resumes                   {result.resumes}"
     yield f"readers left behind       {result.slow}"
     yield f"lines cut in a frame      {result.cuts}"
-    yield ""
-    yield f"{'fault':<24}{'times':>10}{'lasted':>10}{'unknown':>10}{'recovery':>10}"
-    by_name: dict[str, list[Injection]] = {}
-    for injection in result.injections:
-        by_name.setdefault(injection.fault, []).append(injection)
-    for name, injections in sorted(by_name.items()):
-        recoveries = [i.recovered for i in injections]
-        worst = "never" if None in recoveries else f"{max(r or 0 for r in recoveries):.2f} s"
-        lasted = f"{max(i.took for i in injections):.2f} s"
-        unknown = sum(i.lost for i in injections)
-        yield f"{name:<24}{len(injections):>10}{lasted:>10}{unknown:>10}{worst:>10}"
+
+
+def _faults(result: Result) -> Iterator[str]:
+    yield f"{'fault':<20}" + "".join(f"{title:>9}" for title in _HEAD) + "  hits"
+    for row in result.rows:
+        yield f"{row.fault:<20}" + "".join(f"{cell:>9}" for cell in _cells(row)) + f"  {_hits(row)}"
     for name, reason in result.left_out.items():
-        yield f"{name:<24} left out: {reason}"
-    yield ""
-    yield f"{'invariant':<72}{'checked':>10}{'violated':>10}"
+        yield f"{name:<20} left out: {reason}"
+
+
+def _cells(row: Row) -> tuple[object, ...]:
+    recovery = "never" if row.recovery_s is None else f"{row.recovery_s:.2f} s"
+    return (
+        row.injections,
+        row.acknowledged,
+        row.lost,
+        row.duplicated,
+        row.reordered,
+        row.phantoms,
+        row.leaks,
+        row.others,
+        row.unknown,
+        f"{row.longest_s:.1f} s" if row.injections else "",
+        recovery if row.injections else "",
+    )
+
+
+def _hits(row: Row) -> str:
+    return f"{row.hits} {row.what}" if row.injections else ""
+
+
+def _verdicts(result: Result) -> Iterator[str]:
+    yield f"{'invariant':<76}{'checked':>10}{'violated':>10}"
     for verdict in result.verdicts:
         title = f"{verdict.number:>2} {verdict.title}"
-        yield f"{title:<72}{verdict.checked:>10}{len(verdict.violations):>10}"
+        yield f"{title:<76}{verdict.checked:>10}{len(verdict.violations):>10}"
     for verdict in result.verdicts:
-        for evidence in verdict.violations[:_SHOWN]:
-            yield f"\n   {verdict.number}. {evidence}"
+        for violation in verdict.violations[:_SHOWN]:
+            yield f"\n   {verdict.number}. {violation.words}"
     for line in result.complaints[:_SHOWN]:
         yield f"\nThe server complained: {line[:2000]}"
-    yield ""
-    if result.violated:
-        yield f"THE PROMISE WAS BROKEN. Seed {result.seed}; the histories are in {result.folder}"
-    else:
-        yield f"The promise was kept. Seed {result.seed}."

@@ -2,22 +2,29 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 import msgspec
 
-from tests.fault.calls import Account
+from tests.fault.calls import IMPATIENT_S, Account
+from tests.fault.deployment import Deployment
 from tests.fault.flaky import FlakyLine
 from tests.fault.history import History
 from tests.fault.readers import Habits, Reader
 
 _CUT_BYTES: Final = 150_000
+# Every so manieth gives up early: a short pause leaves what it asked in doubt.
+_IMPATIENT: Final = 2
+_FAITHFUL: Final = 0.8
+# Behind a line that stalls, silence need not mean that the node is gone.
+_SILENCE_S: Final = 12.0
 
 STEADY: Final = Habits()
 DROPPING: Final = Habits(drops=2.5, away=1.5)
+HAUNTING: Final = Habits(drops=10, haunts=4, away=0.5)
 STALLING: Final = Habits(stalls=3, drops=12, away=2)
 LEAVING: Final = Habits(drops=5, logs_out=4)
 
@@ -27,11 +34,14 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
     writers: int = 6
     talkers: int = 2
-    steady: int = 2
+    callers: int = 2
+    steady: int = 3
     dropping: int = 3
     stalling: int = 2
     flaky: int = 2
+    narrow: int = 2
     leaving: int = 1
+    haunting: int = 1
     drifters: int = 3
     guilds: int = 3
     think_s: float = 0.05
@@ -52,13 +62,13 @@ class World:
     def __init__(
         self,
         http: aiohttp.ClientSession,
-        nodes: Callable[[], Sequence[str]],
+        deployment: Deployment,
         folder: Path,
         *,
         seed: int,
         scale: Scale,
     ) -> None:
-        self._nodes = nodes
+        self.deployment = deployment
         self._seed = seed
         self.http = http
         self.folder = folder
@@ -66,16 +76,30 @@ class World:
         self.chance = random.Random(seed)  # noqa: S311  # A run can be repeated by its seed.
         self.stopping = asyncio.Event()
         self.histories: list[History] = []
+        self.payloads: dict[int, msgspec.Raw] = {}
         self.accounts: dict[str, Account] = {}
         self.readers: list[Reader] = []
         self.guilds: list[Guild] = []
         # Who reads which channels from the beginning to the end.
         self.residents: dict[str, frozenset[str]] = {}
-        self.line = FlakyLine(self.node, self.branch("line"), mean=_CUT_BYTES)
+        self.line = FlakyLine(self._past_doors, self.branch("line"), mean=_CUT_BYTES)
+        self.narrow = FlakyLine(self._past_doors, self.branch("narrow"), mean=None)
+        deployment.line, deployment.http = self.narrow, http
 
-    def node(self) -> str:
-        """The address of any node."""
-        return self.chance.choice(self._nodes())
+    def node(self, other_than: str = "") -> str:
+        """The address of any node, of another one than that if there is any."""
+        urls = self.deployment.urls()
+        return self.chance.choice([url for url in urls if url != other_than] or urls)
+
+    def _mostly(self, number: int) -> str:
+        """One node rather than the others: somebody steady listens at each."""
+        own = self.deployment.nodes[number % len(self.deployment.nodes)]
+        is_own = own.is_offered and self.chance.random() < _FAITHFUL
+        return own.door.url if is_own else self.node()
+
+    def _past_doors(self) -> str:
+        """A node itself: a door's buffers would spare it what its slow readers cost it."""
+        return self.chance.choice(self.deployment.nodes).process.url
 
     def branch(self, name: str) -> random.Random:
         """Chance of its own for each client: what one does does not change what others do."""
@@ -97,16 +121,15 @@ class World:
         return self.guilds[-1]
 
     @property
-    def lost(self) -> int:
-        return sum(account.lost for account in self.accounts.values())
-
-    @property
     def in_flight(self) -> int:
         return sum(account.in_flight for account in self.accounts.values())
 
     async def account(self, username: str) -> Account:
         account = Account(self.http, self.node, username)
         await account.sign_in(new=True)
+        number = username.lstrip("abcdefghijklmnopqrstuvwxyz")
+        if number and int(number) % _IMPATIENT == 0:
+            account.patience_s = IMPATIENT_S
         self.accounts[username] = account
         return account
 
@@ -118,11 +141,14 @@ class World:
         groups = {
             "writer": scale.writers,
             "talker": scale.talkers,
+            "caller": scale.callers,
             "steady": scale.steady,
             "dropping": scale.dropping,
             "stalling": scale.stalling,
             "flaky": scale.flaky,
+            "narrow": scale.narrow,
             "leaving": scale.leaving,
+            "haunting": scale.haunting,
             "drifter": scale.drifters,
             "prober": 1,
         }
@@ -134,23 +160,31 @@ class World:
             "dropping": DROPPING,
             "stalling": STALLING,
             "flaky": STEADY,
+            "narrow": STEADY,
             "leaving": LEAVING,
+            "haunting": HAUNTING,
             "drifter": DROPPING,
         }
+        # Who stalls does so behind little buffers.
+        lines = {"flaky": self.line, "stalling": self.line, "narrow": self.narrow}
         for name in names:
             group = name.rstrip("0123456789")
             if group in habits:
-                self._listen(self.accounts[name], habits[group], is_flaky=group == "flaky")
+                self._listen(self.accounts[name], habits[group], lines.get(group))
 
-    def _listen(self, account: Account, habits: Habits, *, is_flaky: bool) -> None:
+    def _listen(self, account: Account, habits: Habits, line: FlakyLine | None) -> None:
         name = account.username
-        # Every second of those who stall does so behind little buffers.
-        behind_line = is_flaky or name.startswith("stalling")
-        node = (lambda: self.line.url) if behind_line else self.node
+        node = self.node if line is None else lambda: line.url
+        if name.startswith("steady"):
+            node = partial(self._mostly, int(name.removeprefix("steady")))
         history = self.history(account, f"{name}.gateway")
         haste = self.scale.haste
         hasty = Habits(*(habit / haste for habit in msgspec.structs.astuple(habits)))
         reader = Reader(account, history, self.http, node, hasty, self.branch(name))
+        reader.name_of = self.deployment.name_of
+        reader.payloads = self.payloads
+        if line is not None:
+            reader.silence_s = _SILENCE_S
         self.readers.append(reader)
         settled = self.guilds[:1] if name.startswith("drifter") else self.guilds[:-1]
         channels = {channel for guild in settled for channel in guild.channels}

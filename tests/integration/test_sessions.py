@@ -9,13 +9,22 @@ import asyncpg
 import pytest
 
 from internal.auth.session import repository
-from internal.auth.session.model import MAX_SESSIONS, Client, EndedSessions, Pair, SessionEnded
-from internal.auth.session.service import SessionCache, SessionService
+from internal.auth.session.model import (
+    MAX_SESSIONS,
+    Client,
+    EndedSessions,
+    LivingSession,
+    Pair,
+    SessionEnded,
+)
+from internal.auth.session.service import SessionCache, SessionService, Tokens
 from internal.db.postgres import Database
 from internal.errors import Unauthorized
 from internal.eventlog import outbox
+from internal.eventlog.freshness import AsOf, Copy, FreshCache, Freshness, NoSharedCache
 from internal.utils.actor import Actor
 from internal.utils.bucket import LocalLimiter
+from internal.utils.json import decoder
 from internal.utils.jwt import AccessTokens
 from internal.utils.snowflake import Snowflake
 from internal.utils.token import RefreshTokens
@@ -45,13 +54,21 @@ def service(db: Database, clock: StandingClock, *, cost: int = 2000) -> SessionS
 
     return SessionService(
         db,
-        access=AccessTokens(
-            [KEY], audience="here", lifetime=timedelta(days=365), clock=clock, new_id=new_id
+        tokens=Tokens(
+            AccessTokens(
+                [KEY], audience="here", lifetime=timedelta(days=365), clock=clock, new_id=new_id
+            ),
+            RefreshTokens([KEY], audience="here", lifetime=timedelta(days=30)),
         ),
-        refresh=RefreshTokens([KEY], audience="here", lifetime=timedelta(days=30)),
         limiter=LocalLimiter(clock),
         clock=clock,
         new_id=new_id,
+        shared=FreshCache(
+            "session",
+            decoder(Copy[LivingSession]),
+            Freshness(AsOf(0, 1), lambda _entry: ()),
+            NoSharedCache(),
+        ),
     )
 
 

@@ -9,6 +9,9 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+# These come by themselves, whenever somebody comes or goes: they are no part of any conversation.
+UNASKED = frozenset({"PRESENCE_UPDATE"})
+
 # Long enough for a loaded machine; a test that passes never waits for it.
 PATIENCE_S = 10.0
 
@@ -21,6 +24,7 @@ class Op:
     DISPATCH = 0
     HEARTBEAT = 1
     IDENTIFY = 2
+    UPDATE_PRESENCE = 3
     RESUME = 6
     RECONNECT = 7
     INVALID_SESSION = 9
@@ -130,7 +134,10 @@ class Gateway:
 
     @property
     def dispatches(self) -> list[Frame]:
-        return [frame for frame in self.frames if frame.op == Op.DISPATCH]
+        """The events so far, but for those that come by themselves."""
+        return [
+            frame for frame in self.frames if frame.op == Op.DISPATCH and frame.t not in UNASKED
+        ]
 
     def of_type(self, kind: str) -> list[Frame]:
         """All frames of an event type so far, also those that `expect` has passed."""

@@ -73,6 +73,11 @@ class ServerProcess:
         return self._running().pid
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it is there no more, whoever ended it."""
+        return self._process is None or self._process.returncode is not None
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port()}"
 

@@ -59,6 +59,8 @@ def _ready(view: View, d: Json) -> None:
 def _guild_create(view: View, d: Json) -> None:
     for name in _LISTS:
         d[name] = _by_id(d.get(name, []))
+    # Who is there is promised to nobody: it is not in the log.
+    d.pop("presences", None)
     view.guilds[d["id"]] = d
     _know(view)
 
@@ -148,6 +150,7 @@ EFFECTS: dict[str, Callable[[View, Json], None]] = {
     "MESSAGE_DELETE_BULK": _message_delete,
     "USER_UPDATE": _user_update,
     "TYPING_START": _nothing,
+    "PRESENCE_UPDATE": _nothing,
 }
 
 

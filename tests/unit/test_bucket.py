@@ -48,6 +48,12 @@ async def test_the_scale_multiplies_both() -> None:
     assert (await tiny.take("ada", THREE)).is_allowed, "something is always allowed"
 
 
+def test_a_scaled_rate_guards_what_it_guarded() -> None:
+    guarded = Rate(3, 0.5, guards_secrets=True).scaled(2)
+
+    assert guarded == Rate(6, 1, guards_secrets=True)
+
+
 async def test_memory_is_bounded_and_the_idle_go_first() -> None:
     limiter = LocalLimiter(StandingClock(), most=2)
     for key in ("ada", "ada", "ada", "bob", "ada", "eve"):

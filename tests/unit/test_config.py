@@ -16,9 +16,11 @@ from internal.config.config import (
     Secret,
     bound_to,
     ensure_secret,
+    environ_of,
     load,
     read_dotenv,
 )
+from internal.config.cores import usable_cores
 from internal.config.docs import describe
 from internal.config.dotenv import parse
 
@@ -54,7 +56,8 @@ def test_everything_given() -> None:
             "HOST": "::",
             "PORT": "0",
             "PUBLIC_URL": "https://chat.example.org/",
-            "WORKERS": "auto",
+            "WORKERS": "2",
+            "DRAIN_DELAY": "5",
             "DATA_DIR": "/srv/parley",
             "DATABASE_URL": DATABASE,
             "REDIS_URL": "redis://cache:6379/1",
@@ -73,7 +76,8 @@ def test_everything_given() -> None:
 
     assert config.port == 0
     assert config.public_url == "https://chat.example.org"
-    assert config.workers == 1
+    assert config.workers == 2
+    assert config.drain_delay == timedelta(seconds=5)
     assert config.upload_dir == Path("/srv/parley/uploads")
     assert config.database_url == DATABASE
     assert config.jwt_previous_secrets == (OTHER_KEY, KEY)
@@ -112,8 +116,10 @@ def test_a_time_may_have_a_unit(text: str, span: timedelta) -> None:
         ("PUBLIC_URL", "https://chat.example.org/?a=b", "without a query"),
         ("PUBLIC_URL", "https://chat.example.org:99999", "begins with http://"),
         ("PUBLIC_URL", "https://[::1", "begins with http://"),
-        ("WORKERS", "2", "this version serves with one process"),
-        ("WORKERS", "0", "1 or `auto`"),
+        ("WORKERS", "0", "a whole number from 1 to 64, or `auto`"),
+        ("WORKERS", "65", "a whole number from 1 to 64"),
+        ("WORKERS", "many", "a whole number from 1 to 64"),
+        ("DRAIN_DELAY", "11m", "a time from 0s to 10m"),
         ("DATA_DIR", "a\0b", "the path of a folder"),
         ("DATABASE_URL", "mysql://db/parley", "postgresql://"),
         ("DATABASE_URL", "postgresql:parley", "postgresql://"),
@@ -121,6 +127,14 @@ def test_a_time_may_have_a_unit(text: str, span: timedelta) -> None:
         ("DATABASE_URL", "postgresql://[db/parley", "postgresql://"),
         ("DB_HOST", "a b", "a host name"),
         ("REDIS_URL", "http://cache", "redis://"),
+        ("REDIS_URL", "redis://", "each host is a name or an address"),
+        ("REDIS_URL", "redis://one,,two", "each host is a name or an address"),
+        ("REDIS_URL", "redis://one:six", "each host is a name or an address"),
+        ("REDIS_URL", "redis://one:70000,two", "each host is a name or an address"),
+        ("REDIS_URL", "redis://one/zero", "the number of a database"),
+        ("REDIS_URL", "unix://run/redis.sock", "its absolute path"),
+        ("REDIS_URL", "unix://", "its absolute path"),
+        ("REDIS_MODE", "cloud", "one of single, cluster, sentinel"),
         ("JWT_EXPIRES_IN", "2d", "a time from 1s to 1d"),
         ("JWT_EXPIRES_IN", "soon", "a time"),
         ("JWT_EXPIRES_IN", "nan", "a time"),
@@ -388,3 +402,75 @@ def test_a_dotenv_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(ConfigError, match="can't be read"):
         read_dotenv(path)
+
+
+HOSTS = "redis://:word@one:6379,two,[::1]:7000/0"
+
+
+@pytest.mark.parametrize("mode", ["cluster", "sentinel"])
+def test_a_redis_of_several_hosts(mode: str) -> None:
+    config = load({"REDIS_URL": HOSTS, "REDIS_MODE": mode})
+
+    assert (config.redis_url, config.redis_mode) == (HOSTS, mode)
+    assert config.redis_sentinel_service == "mymaster"
+    assert "REDIS_URL=redis://:********@one:6379,two,[::1]:7000/0\n" in describe(config)
+
+
+def test_a_redis_may_be_a_socket() -> None:
+    assert load({"REDIS_URL": "unix:///run/redis.sock"}).redis_url == "unix:///run/redis.sock"
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"REDIS_URL": HOSTS}, "REDIS_URL names several hosts"),
+        ({"REDIS_MODE": "cluster"}, "REDIS_MODE is given without REDIS_URL"),
+        ({"REDIS_URL": "unix:///run/r.sock", "REDIS_MODE": "sentinel"}, "REDIS_URL names a socket"),
+        ({"REDIS_URL": "redis://one/1", "REDIS_MODE": "cluster"}, "REDIS_URL names a database"),
+        (
+            {"REDIS_URL": "redis://one", "REDIS_SENTINEL_SERVICE": "parley"},
+            "REDIS_SENTINEL_SERVICE is given without REDIS_MODE=sentinel",
+        ),
+    ],
+)
+def test_settings_of_redis_that_contradict_each_other(given: dict[str, str], sentence: str) -> None:
+    assert sentence in refusal(given)
+
+
+def test_auto_is_a_worker_for_each_core() -> None:
+    assert load({"WORKERS": "auto"}).workers == min(usable_cores(), 64)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None), ("99900000 100000", None)],
+)
+def test_a_container_may_use_fewer_cores(tmp_path: Path, quota: str, cores: int | None) -> None:
+    quotas = tmp_path / "cpu.max"
+    quotas.write_text(quota + "\n")
+    assert usable_cores(quotas) == (cores or len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"DB_HOST": "db", "DB_PASSWORD": "pass word", "REDIS_HOST": "::1", "JWT_SECRET": KEY},
+        {
+            "DATABASE_URL": DATABASE,
+            "REDIS_URL": HOSTS,
+            "REDIS_MODE": "cluster",
+            "JWT_SECRET": KEY,
+            "JWT_PREVIOUS_SECRETS": f"{OTHER_KEY},{KEY}",
+            "CORS_ORIGINS": "https://a.example.org,http://localhost:3000",
+            "TRUSTED_PROXIES": "10.0.0.7,10.1.0.0/16,fd00::/8",
+            "RATE_LIMIT_SCALE": "123456.78901",
+            "HEARTBEAT_INTERVAL": "100.5ms",
+            "MAX_FILE_SIZE": "1025",
+            "PORT": "8081",
+        },
+    ],
+)
+def test_settings_survive_being_written_as_an_environment(given: dict[str, str]) -> None:
+    config = load(given)
+    assert load(environ_of(config)) == config

@@ -13,12 +13,20 @@ from internal.chat.ws.session import (
     Resume,
     Send,
     Session,
+    Show,
     State,
 )
+from internal.presence.model import PresenceUpdate
 
 
 def greeted() -> Session:
     return Session(interval_s=40, identify_s=10, now=100)
+
+
+def opening() -> Session:
+    session = greeted()
+    session.receive(b'{"op":2,"d":{"token":"t"}}', 100)
+    return session
 
 
 def opened() -> Session:
@@ -103,6 +111,26 @@ def test_the_121st_message_at_once_is_too_many_and_time_makes_room() -> None:
         assert beat(100) == Reply(HEARTBEAT_ACK)
     assert beat(100.4) == Close(CloseReason.RATE_LIMITED)
     assert beat(101) == Reply(HEARTBEAT_ACK)
+
+
+@pytest.mark.parametrize("state", [opened, opening])
+def test_a_presence_may_be_shown_once_it_is_asked_who_it_is(
+    state: Callable[[], Session],
+) -> None:
+    action = state().receive(b'{"op":3,"d":{"status":"dnd","activities":null,"x":1}}', 102)
+    assert action == Show(PresenceUpdate(status="dnd"))
+
+
+def test_identify_tells_the_presence_and_the_kind_of_device() -> None:
+    raw = b'{"op":2,"d":{"token":"t","presence":{"status":"idle"},"properties":{"browser":"iOS"}}}'
+    assert greeted().receive(raw, 100) == Identify("t", PresenceUpdate(status="idle"), "mobile")
+
+
+def test_presences_count_as_any_message_does() -> None:
+    session = opened()
+    for _ in range(120):
+        assert isinstance(session.receive(b'{"op":3,"d":{}}', 101), Show)
+    assert session.receive(b'{"op":3,"d":{}}', 101) == Close(CloseReason.RATE_LIMITED)
 
 
 def test_heartbeats_put_off_the_deadline_and_nothing_else_does() -> None:

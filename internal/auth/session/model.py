@@ -50,6 +50,13 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
 
 
+class LivingSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was found alive, as nodes tell each other."""
+
+    user_id: Snowflake
+    expires_at: datetime
+
+
 class LoginSession(msgspec.Struct, frozen=True, kw_only=True):
     """A session as its owner sees it in the list."""
 

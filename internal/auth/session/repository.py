@@ -7,6 +7,7 @@ import asyncpg
 
 from internal.auth.session.model import Client, StoredSession
 from internal.db.postgres import Conn
+from internal.eventlog.freshness import AsOf
 from internal.utils.snowflake import Snowflake
 
 
@@ -42,6 +43,26 @@ async def find_expiry(conn: Conn, session_id: Snowflake, user_id: Snowflake) -> 
         user_id,
     )
     return expires_at
+
+
+async def find_expiry_as_of(
+    conn: Conn, session_id: Snowflake, user_id: Snowflake
+) -> tuple[datetime | None, AsOf]:
+    """When a session expires, and the head of the log at that moment; None without a session."""
+    row = await conn.fetchrow(
+        """
+        SELECT s.expires_at, h.pos, h.epoch
+          FROM log_head AS h
+          LEFT JOIN login_sessions AS s
+            ON s.id = $1
+           AND s.user_id = $2
+        """,
+        session_id,
+        user_id,
+    )
+    if row is None:
+        raise LookupError("log_head is empty: the migrations were not applied")
+    return row["expires_at"], AsOf(row["pos"], row["epoch"])
 
 
 async def of_user(conn: Conn, user_id: Snowflake, limit: int) -> list[asyncpg.Record]:

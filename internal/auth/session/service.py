@@ -4,12 +4,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Final
+from typing import Final, NamedTuple
 
 from internal.auth.session import repository
 from internal.auth.session.model import (
     MAX_SESSIONS,
     Client,
+    LivingSession,
     LoginSession,
     Pair,
     SessionEnded,
@@ -17,6 +18,7 @@ from internal.auth.session.model import (
 )
 from internal.db.postgres import Conn, Database, Transaction
 from internal.errors import Unauthorized, UnknownSession
+from internal.eventlog.freshness import TRUST_S, FreshCache
 from internal.utils.actor import Actor
 from internal.utils.address import network_of
 from internal.utils.bucket import Limiter, Rate, take_or_refuse
@@ -28,16 +30,21 @@ from internal.utils.token import RefreshToken, RefreshTokens, hash_of
 
 # How long a client that lost the answer to a refresh may ask again.
 _GRACE: Final = timedelta(seconds=10)
-# A session is looked up again after this, should the news of its end have been lost.
-_TRUST_S: Final = 30.0
 _MOST_CACHED: Final = 100_000
 # For how long a network where an account signed in stays known as its owner's.
 _NETWORK_AGE: Final = timedelta(days=90)
 # All strangers together have so many attempts at one account, from however many addresses. A
 # network where the account signed in lately has as many of its own: strangers who use up theirs
 # don't lock the owner out. One rate for both, as another one would tell that there is an account.
-_ATTEMPTS: Final = Rate(10, 1 / 60)
+_ATTEMPTS: Final = Rate(10, 1 / 60, guards_secrets=True)
 _NOBODY: Final = Snowflake(0)
+
+
+class Tokens(NamedTuple):
+    """What makes and reads the two tokens of a pair."""
+
+    access: AccessTokens
+    refresh: RefreshTokens
 
 
 class SessionCache:
@@ -65,7 +72,7 @@ class SessionCache:
 
     def keep(self, actor: Actor, expires_at: datetime) -> None:
         """Remember what a look-up found."""
-        self._living[actor] = (self._clock.monotonic() + _TRUST_S, expires_at)
+        self._living[actor] = (self._clock.monotonic() + TRUST_S, expires_at)
         self._living.move_to_end(actor)
         self._owners[actor.session_id] = actor
         if len(self._living) > self._most:
@@ -90,33 +97,39 @@ class SessionService:
         self,
         db: Database,
         *,
-        access: AccessTokens,
-        refresh: RefreshTokens,
+        tokens: Tokens,
         limiter: Limiter,
         clock: Clock,
         new_id: Callable[[], Snowflake],
+        shared: FreshCache[LivingSession],
     ) -> None:
         self.cache = SessionCache(clock)
+        self._shared = shared
         self._db = db
-        self._access = access
-        self._refresh = refresh
+        self._access, self._refresh = tokens
         self._limiter = limiter
         self._clock = clock
         self._new_id = new_id
 
     async def authenticate(self, token: str) -> Actor:
-        """Tell who shows a token: the one door, for REST and for the gateway alike."""
-        scheme, _, rest = token.partition(" ")
-        claims = self._access.verify(rest if scheme.lower() == "bearer" else token)
-        actor = Actor(claims.sub, claims.sid)
+        """Tell who shows a token, whose session lives."""
+        actor = self.recognise(token)
         await self.require(actor)
         return actor
+
+    def recognise(self, token: str) -> Actor:
+        """Tell who shows a token. Whether the session lives is for the caller to find out."""
+        scheme, _, rest = token.partition(" ")
+        claims = self._access.verify(rest if scheme.lower() == "bearer" else token)
+        return Actor(claims.sub, claims.sid)
 
     async def require(self, actor: Actor) -> None:
         """Unauthorized unless the session lives."""
         if self.cache.has(actor):
             return
-        if self.cache.has_ended(actor.session_id) or not await self._lives(actor):
+        if self.cache.has_ended(actor.session_id):
+            raise Unauthorized
+        if not await self._was_seen(actor) and not await self._lives(actor):
             raise Unauthorized
 
     async def open(self, tx: Transaction, user_id: Snowflake, client: Client) -> Pair:
@@ -231,12 +244,29 @@ class SessionService:
         expires_at = await repository.find_expiry(conn, actor.session_id, actor.user_id)
         return expires_at is not None and expires_at > self._clock.now()
 
+    async def _was_seen(self, actor: Actor) -> bool:
+        """Whether another node has found the session alive, and nothing has happened since."""
+        seen = await self._shared.find(actor.session_id, actor.user_id)
+        if seen is None or seen.user_id != actor.user_id:
+            return False
+        return self._keep(actor, seen.expires_at)
+
     async def _lives(self, actor: Actor) -> bool:
         async with self._db.read() as conn:
-            expires_at = await repository.find_expiry(conn, actor.session_id, actor.user_id)
+            expires_at, as_of = await repository.find_expiry_as_of(
+                conn, actor.session_id, actor.user_id
+            )
         if expires_at is None:
             self.cache.forget([actor.session_id])
             return False
+        if not self._keep(actor, expires_at):
+            return False
+        living = LivingSession(user_id=actor.user_id, expires_at=expires_at)
+        await self._shared.keep(actor.session_id, as_of, living)
+        return True
+
+    def _keep(self, actor: Actor, expires_at: datetime) -> bool:
+        """Remember what was found, unless the session has ended while it was looked for."""
         if self.cache.has_ended(actor.session_id) or expires_at <= self._clock.now():
             return False
         self.cache.keep(actor, expires_at)

@@ -28,7 +28,7 @@ class Conversation(Protocol):
 
     def act(self, client: "Client", action: Action) -> None: ...
     def lagging(self, client: "Client") -> None: ...
-    def gone(self, client: "Client") -> None: ...
+    def gone(self, client: "Client", code: int | None) -> None: ...
     def closing(self, code: int) -> None: ...
 
 
@@ -52,10 +52,12 @@ class Client(asyncio.Protocol):
         "is_live",
         "is_paused",
         "is_plain",
+        "is_stranger",
         "key",
         "login_id",
         "pending",
         "session",
+        "taken_at",
         "transport",
         "user_id",
     )
@@ -76,6 +78,8 @@ class Client(asyncio.Protocol):
         self.user_id = 0
         self.login_id = 0
         self.key = 0
+        # When it took the session from another socket, by the database's clock; 0 if it did not.
+        self.taken_at = 0.0
         self.guilds: set[int] = set()
         # In the hub's index, told every event as it comes.
         self.is_live = False
@@ -83,6 +87,8 @@ class Client(asyncio.Protocol):
         self.is_paused = False
         # Identified by the URL: it answers pings and knows no opcodes.
         self.is_plain = False
+        # It has not said who it is.
+        self.is_stranger = True
         # What leaves at the end of this tick: nothing, one piece, or several.
         self.pending: bytes | list[bytes] | None = None
         self._conversation = conversation
@@ -138,7 +144,7 @@ class Client(asyncio.Protocol):
         self.transport = None
         self.pending = None
         self.resume_writing()
-        self._conversation.gone(self)
+        self._conversation.gone(self, None)
 
     # What the server calls.
 
@@ -233,7 +239,7 @@ class Client(asyncio.Protocol):
         self.session.deadline = self._loop.time() + CLOSE_S
         self._conversation.closing(code if counted is None else counted)
         # Out of the index at once: nothing may follow the closing frame.
-        self._conversation.gone(self)
+        self._conversation.gone(self, code)
         self.push(wire.encode_close(code, reason))
         self._loop.call_soon(self._hang_up)
 

@@ -7,6 +7,8 @@ from typing import Annotated, Final
 
 import msgspec
 
+from internal.presence.model import Device, Status
+
 _MAC: Final = 16
 
 
@@ -21,6 +23,9 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     expires_at: int
     # Outbox ids whose effects READY showed though they had no position yet.
     suppressed: Annotated[list[int], msgspec.Meta(max_length=64)] = []
+    # What the session showed when it began, for a server that knows nothing newer.
+    status: Status = "online"
+    device: Device = "web"
 
 
 _decode = msgspec.msgpack.Decoder(Cursor).decode

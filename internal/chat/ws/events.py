@@ -15,6 +15,7 @@ class Op(IntEnum):
     DISPATCH = 0
     HEARTBEAT = 1
     IDENTIFY = 2
+    UPDATE_PRESENCE = 3
     RESUME = 6
     RECONNECT = 7
     INVALID_SESSION = 9

@@ -21,6 +21,8 @@ from internal.chat.ws.client import Client
 from internal.chat.ws.service import GatewayService
 from internal.chat.ws.session import Allowance, Session
 from internal.errors import BadOrigin, HttpError, Unavailable, UpgradeRequired
+from internal.utils import deadline
+from internal.utils.gate import come_back_s
 from internal.utils.request import ADDRESS
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -50,9 +52,11 @@ class GatewayHandler:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         accept = self._check(request)
+        # What the socket does later is no part of this request.
+        deadline.lift()
         address = request[ADDRESS]
         if not self._gateway.admit(address):
-            raise Unavailable(retry_after=5)
+            raise Unavailable(retry_after=come_back_s())
         token = request.query.get("token")
         limits = self._gateway.limits
         loop = asyncio.get_running_loop()

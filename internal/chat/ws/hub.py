@@ -6,13 +6,16 @@ gets within a loop tick leaves in one write. A socket that does not keep up leav
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Final, cast
 
 import structlog
 
 from internal.chat.ws import events
 from internal.chat.ws.client import Client
-from internal.chat.ws.view import JOINED, LEFT, ended_sessions
+from internal.chat.ws.model import TakenSession
+from internal.chat.ws.view import JOINED, LEFT, ended_sessions, taken_session
+from internal.eventlog.bus import Whisper
 from internal.eventlog.model import Entry
 from internal.events import Event
 from internal.utils.json import encode
@@ -20,6 +23,8 @@ from internal.utils.json import encode
 _log = structlog.get_logger(__name__)
 # What joining may add to the time of a delivery.
 _LONGEST_REST_S: Final = 0.005
+# Sockets that are told something unlogged in one go: what comes next waits a millisecond for it.
+_SLICE: Final = 100
 _NOBODY: frozenset[Client] = frozenset()
 
 
@@ -32,6 +37,7 @@ class Hub:
         self.deliveries = 0
         self.writes = 0
         self._end_all: Callable[[Iterable[int]], None] = _keep
+        self._take: Callable[[TakenSession], None] = _keep
         self._by_user: dict[int, set[Client]] = {}
         self._by_guild: dict[int, set[Client]] = {}
         self._dirty: list[Client] = []
@@ -42,6 +48,10 @@ class Hub:
     def when_logins_end(self, end_all: Callable[[Iterable[int]], None]) -> None:
         """Call `end_all` with the ids of login sessions that have ended."""
         self._end_all = end_all
+
+    def when_sessions_are_taken(self, take: Callable[[TakenSession], None]) -> None:
+        """Call `take` with the gateway sessions that go on at another node."""
+        self._take = take
 
     @property
     def users(self) -> int:
@@ -86,17 +96,54 @@ class Hub:
         if run:
             self._spread(run_guild, run)
 
-    def whisper(self, event: Event) -> None:
+    def whisper(self, whisper: Whisper) -> None:
         """Tell something that is not logged to whoever is live; others never hear of it."""
-        audience = event.audience()
-        frame = events.dispatch(event.type, self.pos, encode(event.payload()))
-        if audience.users is None:
-            self._spread(audience.guild_id, [frame])
+        frame = events.dispatch(whisper.kind, self.pos, whisper.payload)
+        if whisper.users is None:
+            self._spread(whisper.guild_id, [frame])
             return
-        for user_id in audience.users:
+        for user_id in whisper.users:
             for client in self._by_user.get(user_id, _NOBODY):
                 client.push(frame)
                 self.deliveries += 1
+
+    def reach(self, guild_id: int) -> int:
+        """How many live sockets hear of what a guild hears of."""
+        return len(self._by_guild.get(guild_id, _NOBODY))
+
+    async def tell_guild(self, guild_id: int, events_: Sequence[Event]) -> None:
+        """Tell what is not logged to the live sockets of a guild, in one piece to each.
+
+        Not to all at once: what is logged comes between, and need not wait for this.
+        """
+        payloads = [(event.type, encode(event.payload())) for event in events_]
+        members = iter(list(self._by_guild.get(guild_id, _NOBODY)))
+        while some := list(islice(members, _SLICE)):
+            # The position is that of now: it must not go back on any socket.
+            data = b"".join([events.dispatch(kind, self.pos, d) for kind, d in payloads])
+            for client in some:
+                if client.is_live and guild_id in client.guilds:
+                    client.push(data)
+                    self.deliveries += len(payloads)
+            await asyncio.sleep(0)
+
+    def tell_user(self, user_id: int, events_: Sequence[Event]) -> None:
+        """Tell what is not logged to the live sockets of a user."""
+        clients = self._by_user.get(user_id)
+        if clients and events_:
+            data = b"".join([self._unlogged(event) for event in events_])
+            for client in clients:
+                client.push(data)
+                self.deliveries += len(events_)
+
+    def tell(self, client: Client, events_: Sequence[Event]) -> None:
+        """Tell what is not logged to one live socket."""
+        for event in events_:
+            client.push(self._unlogged(event))
+            self.deliveries += 1
+
+    def _unlogged(self, event: Event) -> bytes:
+        return events.dispatch(event.type, self.pos, encode(event.payload()))
 
     def dirty(self, client: Client) -> None:
         """A socket has something pending: write it at the end of this tick."""
@@ -170,6 +217,8 @@ class Hub:
         if entry.is_internal:
             if ended := ended_sessions(entry):
                 self._end_all(ended)
+            if taken := taken_session(entry):
+                self._take(taken)
             return
         frame = events.frame_of(entry)
         for user_id in users:
@@ -189,7 +238,7 @@ class Hub:
             _drop(self._by_guild, guild_id, client)
 
 
-def _keep(_login_ids: Iterable[int]) -> None:
+def _keep(_what: object) -> None:
     return
 
 

@@ -1,12 +1,15 @@
 """What the gateway tells a session when it opens."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
+from typing_extensions import override
 
 from internal.db.postgres import Conn
+from internal.events import Audience, Event
+from internal.guild.model import GuildState
 from internal.user.model import OwnUser
 from internal.utils.actor import Actor
 from internal.utils.snowflake import Snowflake
@@ -41,6 +44,35 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     presences: list[object] = []
 
 
+class SessionTaken(Event, frozen=True, kw_only=True):
+    """A gateway session goes on at a node since a moment: other nodes close its socket.
+
+    It is logged only when the bus can't tell it.
+    """
+
+    type: ClassVar[str] = "session_taken"
+    user_id: Snowflake
+    key: int
+    at: float
+    node: str
+
+    @override
+    def audience(self) -> Audience:
+        return Audience(users=(self.user_id,))
+
+    @override
+    def payload(self) -> "TakenSession":
+        return TakenSession(key=self.key, at=self.at, node=self.node)
+
+
+class TakenSession(msgspec.Struct, frozen=True):
+    """The payload of SessionTaken."""
+
+    key: int
+    at: float
+    node: str
+
+
 class SentNonce(msgspec.Struct):
     """The nonce of a send, to be given back with its outcome whatever that is."""
 
@@ -53,7 +85,7 @@ class State:
 
     user: OwnUser
     # The payloads of GUILD_CREATE, each with the guild's id.
-    guilds: Sequence[tuple[Snowflake, object]]
+    guilds: Sequence[tuple[Snowflake, GuildState]]
     private_channels: Sequence[object]
 
 
@@ -61,13 +93,16 @@ class State:
 class Doors:
     """What the gateway asks of the features; the composition root fills it."""
 
-    authenticate: Callable[[str], Awaitable[Actor]]
+    # Who a token says it is; the snapshot tells whether that session lives.
+    recognise: Callable[[str], Actor]
     # Counts an IDENTIFY; raises SlowDown when an account makes too many.
     admit: Callable[[Actor], Awaitable[None]]
     # Whether the login session is still there, in this snapshot.
     is_alive: Callable[[Conn, Actor], Awaitable[bool]]
     state_of: Callable[[Conn, Snowflake], Awaitable[State]]
     memberships: Callable[[Conn, Snowflake], Awaitable[set[int]]]
+    # Tells other nodes that a session of the user goes on here since a moment.
+    take: Callable[[Snowflake, int, float], Coroutine[None, None, None]]
     # Takes the JSON of a send; gives the message back, or raises AppError.
     send: Callable[[Actor, bytes], Awaitable[object]]
 
@@ -85,11 +120,13 @@ class Limits:
     strangers_per_address: int
     drain_window_s: float
     identify_s: float = 10.0
-    # READYs that are built at once; the others wait, and so long.
+    # READYs that are built at once; the others wait, so many and so long.
     openings: int = 4
-    opening_wait_s: float = 30.0
-    # Replays that are prepared at once.
-    replays: int = 16
+    openings_waiting: int = 2_000
+    opening_wait_s: float = 10.0
+    # Replays that are prepared at once. Whoever comes back waits, however many they are.
+    replays: int = 8
+    replay_wait_s: float = 30.0
     # A slow reader that reads nothing for this long is closed, and one that is not level with the
     # others after `catch_up_s`.
     lag_s: float = 60.0

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Final
 
+import msgspec
 import structlog
 
 from internal.chat.ws import events
@@ -23,16 +24,20 @@ from internal.chat.ws.model import (
     State,
     UnavailableGuild,
 )
-from internal.chat.ws.session import Action, Identify, Reply, Resume, Send
+from internal.chat.ws.session import Action, Identify, Reply, Resume, Send, Show
 from internal.chat.ws.session import State as Stage
-from internal.chat.ws.view import Fate, Span, View, is_move
+from internal.chat.ws.view import JOINED, LEFT, Fate, Span, View, is_move
 from internal.db.postgres import Database
 from internal.errors import AppError, SlowDown, Unauthorized, Unavailable, error_body
 from internal.eventlog import repository
 from internal.eventlog.model import Entry
 from internal.eventlog.tailer import Tailer
+from internal.monitoring.load import Load, Work
+from internal.presence.model import Showing
+from internal.presence.service import PresenceService, showing_of
 from internal.utils.actor import Actor
 from internal.utils.address import network_of
+from internal.utils.gate import Crowded, Gate
 from internal.utils.json import UnreadableJson, decoder, encode
 from internal.utils.snowflake import Snowflake
 
@@ -46,6 +51,16 @@ _CHUNK_BYTES: Final = 256 * 1024
 _LOG_SPAN: Final = 20_000
 _TAILER_S: Final = 5.0
 _SWEEP_S: Final = 1.0
+# Those who find no room are told so after a while, by chance. Libraries come back at once when they
+# are told to; whoever waits here costs next to nothing.
+_HOLD_S: Final = (1.0, 5.0)
+
+# Who ends like this does not come back to the same session.
+_FOR_GOOD: Final = {1000, 1001} | {
+    reason.code
+    for reason in CloseReason
+    if not reason.resumable and reason is not CloseReason.REPLACED
+}
 
 _read_nonce = decoder(SentNonce)
 
@@ -70,20 +85,27 @@ class GatewayService:
         doors: Doors,
         limits: Limits,
         *,
+        presence: PresenceService,
+        node: str,
+        load: Load,
         resume_url: Callable[[], str],
         count_resume: Callable[[str], None],
         count_close: Callable[[int], None],
         count_lag: Callable[[], None],
     ) -> None:
         self.limits = limits
+        self.node = node
         self.hub = hub
         hub.when_logins_end(self._end_logins)
+        hub.when_sessions_are_taken(lambda t: self.taken(t.key, t.at, t.node))
         self.clients: set[Client] = set()
         self.is_draining = False
         self._db = db
         self._tailer = tailer
         self._signer = signer
         self._doors = doors
+        self.presence = presence
+        self._load = load
         self._resume_url = resume_url
         self._count_resume = count_resume
         self._count_close = count_close
@@ -93,8 +115,15 @@ class GatewayService:
         self._by_key: dict[int, Client] = {}
         # Every identified socket, also those that the hub does not know because they lag.
         self._by_login: dict[int, set[Client]] = {}
-        self._openings = asyncio.Semaphore(limits.openings)
-        self._replays = asyncio.Semaphore(limits.replays)
+        self.openings = Gate(
+            at_once=limits.openings,
+            waiting=limits.openings_waiting,
+            wait_s=limits.opening_wait_s,
+        )
+        # Everybody who can be connected may wait: a RESUME is refused last.
+        self.replays = Gate(
+            at_once=limits.replays, waiting=limits.sockets, wait_s=limits.replay_wait_s
+        )
         self._sends: dict[Client, deque[bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -123,11 +152,12 @@ class GatewayService:
             client.session.begin(self._loop.time())
             self.act(client, Identify(token))
 
-    def gone(self, client: Client) -> None:
-        """A socket is closing or has been lost: no event reaches it from here on."""
+    def gone(self, client: Client, code: int | None) -> None:
+        """A socket is closing, with this code, or has been lost: no event reaches it any more."""
         self.hub.detach(client)
         if self._by_key.get(client.key) is client:
             del self._by_key[client.key]
+            self.presence.gone(client.key, client.user_id, for_good=code in _FOR_GOOD)
         logins = self._by_login.get(client.login_id)
         if logins is not None:
             logins.discard(client)
@@ -135,8 +165,7 @@ class GatewayService:
                 del self._by_login[client.login_id]
         if client.transport is None and client in self.clients:
             self.clients.discard(client)
-            if not client.user_id:
-                self._known(client)
+            self._known(client)
 
     def closing(self, code: int) -> None:
         self._count_close(code)
@@ -153,10 +182,12 @@ class GatewayService:
         match action:
             case Reply(frame):
                 client.push(frame)
-            case Identify(token):
-                self._spawn(client, self._identify(client, token))
+            case Identify():
+                self._spawn(client, self._identify(client, action))
             case Resume():
                 self._spawn(client, self._resume(client, action))
+            case Show(presence):
+                self.presence.change(client.key, client.user_id, presence)
             case Send(body):
                 self._queue_send(client, body)
             case _:
@@ -177,9 +208,13 @@ class GatewayService:
                 elif client.is_plain and session.deadline - now < session.interval_s:
                     client.ping()
 
+    def refuse_newcomers(self) -> None:
+        """Let nobody in any more: whoever came now would be sent away in a moment."""
+        self.is_draining = True
+
     async def drain(self) -> None:
         """Send everyone elsewhere with a resumable code, spread over the window."""
-        self.is_draining = True
+        self.refuse_newcomers()
         waiting = list(self.clients)
         random.shuffle(waiting)
         # Two milliseconds a socket is what a resume costs; few sockets need no spreading.
@@ -207,16 +242,27 @@ class GatewayService:
 
     # Opening.
 
-    async def _identify(self, client: Client, token: str) -> None:
-        actor = await self._doors.authenticate(token)
-        await self._doors.admit(actor)
-        async with asyncio.timeout(self.limits.opening_wait_s), self._openings:
-            state, pos, epoch, suppressed = await self._snapshot(actor)
+    async def _identify(self, client: Client, wish: Identify) -> None:
+        actor = self._recognise(client, wish.token)
+        if self._load.sheds(Work.OPENING):
+            await self._put_off(client)
+            return
+        try:
+            async with self.openings.entered():
+                # Counted inside: who is sent away has used up nothing.
+                await self._doors.admit(actor)
+                state, pos, epoch, suppressed = await self._snapshot(actor)
+        except Crowded:
+            self._load.refused(Work.OPENING)
+            await self._put_off(client)
+            return
         if client.session.state is not Stage.OPENING:
             return
         guilds = {int(guild_id) for guild_id, _ in state.guilds}
         view = View(actor.user_id, actor.session_id, guilds, suppressed=suppressed)
         self._take_place(client, actor, new_key())
+        showing = showing_of(wish.presence, Showing(device=wish.device), int(time.time() * 1000))
+        self.presence.opening(client.key, showing)
         cursor = Cursor(
             user_id=int(actor.user_id),
             login_id=int(actor.session_id),
@@ -224,11 +270,22 @@ class GatewayService:
             key=client.key,
             expires_at=int(time.time() + self.limits.cursor_s),
             suppressed=suppressed,
+            status=showing.status,
+            device=showing.device,
         )
-        for frame in self._opening_frames(state, self._signer.sign(cursor), pos):
+        for frame in self._opening_frames(client, state, self._signer.sign(cursor), pos):
             client.push(frame)
         client.session.opened(self._loop.time())
         await self._follow(client, view, pos)
+
+    async def _put_off(self, client: Client) -> None:
+        """Tell a client that found no room to identify again, on this socket if it likes."""
+        await asyncio.sleep(random.uniform(*_HOLD_S))  # noqa: S311
+        if client.is_plain:
+            # It knows no opcodes.
+            raise Unavailable
+        client.session.reopened(self._loop.time(), self.limits.identify_s)
+        client.push(events.INVALID_SESSION)
 
     async def _snapshot(self, actor: Actor) -> tuple[State, int, int, list[int]]:
         """The state of one moment, its position, and what it shows that has no position yet."""
@@ -238,14 +295,16 @@ class GatewayService:
                 if len(suppressed) <= _MAX_SUPPRESSED:
                     if not await self._doors.is_alive(conn, actor):
                         raise Unauthorized
-                    pos, epoch = await repository.head(conn)
+                    pos, epoch, _ = await repository.head(conn)
                     state = await self._doors.state_of(conn, actor.user_id)
                     return state, pos, epoch, suppressed
             # Too much is on its way to the log: let it arrive, and look again.
             await self._tailer.reached(self._tailer.pos + _MAX_SUPPRESSED, 0.1)
         raise Unavailable
 
-    def _opening_frames(self, state: State, session_id: str, pos: int) -> Iterable[bytes]:
+    def _opening_frames(
+        self, client: Client, state: State, session_id: str, pos: int
+    ) -> Iterable[bytes]:
         """READY and the guilds. Only the last carries the position: a cut before it is no hole."""
         ready = Ready(
             user=state.user,
@@ -257,32 +316,45 @@ class GatewayService:
         )
         yield events.dispatch("READY", 0 if state.guilds else pos, encode(ready))
         last = len(state.guilds) - 1
-        for number, (_, guild) in enumerate(state.guilds):
-            yield events.dispatch("GUILD_CREATE", pos if number == last else 0, encode(guild))
+        for number, (guild_id, guild) in enumerate(state.guilds):
+            there = self.presence.in_guild(client.key, client.user_id, guild_id)
+            payload = encode(msgspec.structs.replace(guild, presences=there))
+            yield events.dispatch("GUILD_CREATE", pos if number == last else 0, payload)
 
     async def _resume(self, client: Client, wish: Resume) -> None:
         try:
-            actor = await self._doors.authenticate(wish.token)
-            async with asyncio.timeout(self.limits.opening_wait_s), self._replays:
-                view, upto, key = await self._missed(actor, wish)
+            actor = self._recognise(client, wish.token)
+            async with self.replays.entered():
+                view, upto, (cursor, at) = await self._missed(actor, wish)
         except InvalidSession as fault:
             self._count_resume(fault.reason)
             client.session.reopened(self._loop.time(), self.limits.identify_s)
             client.push(events.INVALID_SESSION)
             return
+        except Crowded:
+            self._count_resume("crowded")
+            await asyncio.sleep(random.uniform(*_HOLD_S))  # noqa: S311
+            raise Unavailable from None
         except (Unauthorized, Unavailable, TimeoutError) as fault:
             self._count_resume(type(fault).__name__.lower())
             raise
         if client.session.state is not Stage.OPENING:
             return
+        key = cursor.key
         older = self._by_key.get(key)
         if older is not None:
             older.close(CloseReason.REPLACED)
         self._take_place(client, actor, key)
+        self.presence.back(key, client.user_id, Showing(cursor.status, cursor.device))
+        client.taken_at = at
+        self._spawn(client, self._doors.take(actor.user_id, key, at))
         await self._follow(client, view, wish.seq, resume_upto=upto)
 
-    async def _missed(self, actor: Actor, wish: Resume) -> tuple[View, int, int]:
-        """What was missed: the view that can tell it, where it ends, and the session's key."""
+    async def _missed(self, actor: Actor, wish: Resume) -> tuple[View, int, tuple[Cursor, float]]:
+        """What was missed: the view that can tell it, where it ends, and the session's place.
+
+        The place is the session's cursor and the moment, by the clock of the database.
+        """
         cursor = self._signer.read(wish.session_id, time.time())
         if cursor is None:
             raise InvalidSession("bad_cursor")
@@ -291,7 +363,7 @@ class GatewayService:
         async with self._db.snapshot() as conn:
             if not await self._doors.is_alive(conn, actor):
                 raise Unauthorized
-            upto, epoch = await repository.head(conn)
+            upto, epoch, at = await repository.head(conn)
             if epoch != cursor.epoch:
                 raise InvalidSession("other_epoch")
             if not 0 < wish.seq <= upto:
@@ -324,7 +396,7 @@ class GatewayService:
             suppressed=shown,
             span=Span(upto, moves, guilds),
         )
-        return view, upto, cursor.key
+        return view, upto, (cursor, at)
 
     async def _concerning(
         self, user_id: Snowflake, guilds: set[int], seq: int, upto: int
@@ -359,17 +431,40 @@ class GatewayService:
                     break
         return found
 
+    def _recognise(self, client: Client, token: str) -> Actor:
+        """Who shows this token. It is no stranger then, though it may have to wait."""
+        actor = self._doors.recognise(token)
+        self._known(client)
+        return actor
+
     def _known(self, client: Client) -> None:
+        if not client.is_stranger:
+            return
+        client.is_stranger = False
         network = network_of(client.address)
         self._strangers[network] -= 1
         if self._strangers[network] <= 0:
             del self._strangers[network]
 
     def _take_place(self, client: Client, actor: Actor, key: int) -> None:
-        self._known(client)
         client.user_id, client.login_id, client.key = actor.user_id, actor.session_id, key
         self._by_key[key] = client
         self._by_login.setdefault(client.login_id, set()).add(client)
+
+    def follow(self, entries: Sequence[Entry]) -> None:
+        """People who join and leave guilds are there or not there for others than before."""
+        for entry in entries:
+            if entry.users is not None and entry.guild_id and entry.type in {JOINED, LEFT}:
+                self.presence.moved(entry.users, entry.guild_id, is_in=entry.type == JOINED)
+
+    def taken(self, key: int, at: float, node: str) -> None:
+        """A session goes on at another node since `at`: its socket here is a zombie.
+
+        Of two that were resumed at the same moment, one must stay: the names decide.
+        """
+        client = self._by_key.get(key)
+        if client is not None and (client.taken_at, self.node) < (at, node):
+            client.close(CloseReason.REPLACED)
 
     # Catching up.
 
@@ -399,6 +494,8 @@ class GatewayService:
             if pos == self.hub.pos and view.is_settled and not client.is_paused:
                 client.guilds = view.guilds
                 self.hub.attach(client)
+                missed = self.presence.live(client.key, client.user_id, client.guilds)
+                self.hub.tell(client, missed)
                 return
             if pos >= self.hub.pos:
                 # Ahead of this node, or level with it while something is yet to be passed over.

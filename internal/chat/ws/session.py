@@ -6,6 +6,7 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 from internal.chat.ws.events import HEARTBEAT_ACK, CloseReason, Envelope, Op, message
+from internal.presence.model import Device, PresenceUpdate, device_of
 from internal.utils.json import UnreadableJson, decoder
 
 # 120 messages a minute, as clients know it from elsewhere. Sends have a limit of their own.
@@ -21,13 +22,22 @@ class IdentifyBody(msgspec.Struct):
     """What IDENTIFY needs. Libraries send much more, which is ignored."""
 
     token: str
+    presence: PresenceUpdate | None = None
+    # Of these only `browser` is read, and only if it is text.
+    properties: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+
+
+class Properties(msgspec.Struct):
+    """What a client says of the program that it is."""
+
+    browser: str = ""
 
 
 class ResumeBody(msgspec.Struct):
     """What RESUME needs."""
 
     token: str
-    session_id: Annotated[str, msgspec.Meta(max_length=4096)]
+    session_id: Annotated[str, msgspec.Meta(max_length=4096)] | None
     seq: int | None
 
 
@@ -41,6 +51,8 @@ class Identify(NamedTuple):
     """Find out who it is, and tell everything from the start."""
 
     token: str
+    presence: PresenceUpdate | None = None
+    device: Device = "web"
 
 
 class Resume(NamedTuple):
@@ -49,6 +61,12 @@ class Resume(NamedTuple):
     token: str
     session_id: str
     seq: int
+
+
+class Show(NamedTuple):
+    """Show another presence."""
+
+    presence: PresenceUpdate
 
 
 class Send(NamedTuple):
@@ -63,7 +81,7 @@ class Close(NamedTuple):
     reason: CloseReason
 
 
-Action = Reply | Identify | Resume | Send | Close
+Action = Reply | Identify | Resume | Show | Send | Close
 
 
 class State(Enum):
@@ -81,6 +99,8 @@ class State(Enum):
 _read_envelope = decoder(Envelope)
 _read_identify = decoder(IdentifyBody)
 _read_resume = decoder(ResumeBody)
+_read_properties = decoder(Properties)
+_read_presence = decoder(PresenceUpdate)
 
 
 class Allowance:
@@ -164,10 +184,12 @@ class Session:
                 return Reply(HEARTBEAT_ACK)
             case Op.IDENTIFY | Op.RESUME:
                 return self._open(envelope, now)
-            case Op.SEND:
-                if self.state is not State.READY:
-                    return Close(CloseReason.NOT_AUTHENTICATED)
+            case Op.UPDATE_PRESENCE if self.state is not State.GREETED:
+                return Show(_read_presence(envelope.d))
+            case Op.SEND if self.state is State.READY:
                 return Send(bytes(envelope.d))
+            case Op.UPDATE_PRESENCE | Op.SEND:
+                return Close(CloseReason.NOT_AUTHENTICATED)
             case _:
                 return Close(CloseReason.UNKNOWN_OPCODE)
 
@@ -175,20 +197,29 @@ class Session:
         if self.state is not State.GREETED:
             return Close(CloseReason.ALREADY_AUTHENTICATED)
         if envelope.op == Op.IDENTIFY:
-            action: Action = Identify(_bare(_read_identify(envelope.d).token))
+            wish = _read_identify(envelope.d)
+            action: Action = Identify(_bare(wish.token), wish.presence, _device(wish.properties))
         else:
             body = _read_resume(envelope.d)
             # Libraries send null before they have seen any event; nothing can follow that.
             seq = 0 if body.seq is None else body.seq
             if seq < 0:
                 return Close(CloseReason.INVALID_SEQ)
-            action = Resume(_bare(body.token), body.session_id, seq)
+            action = Resume(_bare(body.token), body.session_id or "", seq)
         self.begin(now)
         return action
 
     def allow(self, now: float) -> bool:
         """Whether one more control frame is within the limit."""
         return self._frames.take(now)
+
+
+def _device(properties: msgspec.Raw) -> Device:
+    """The kind of device that a client is on. What can't be read says nothing."""
+    try:
+        return device_of(_read_properties(properties).browser)
+    except UnreadableJson:
+        return "web"
 
 
 def _bare(token: str) -> str:

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from internal.chat.ws.model import SessionTaken, TakenSession
 from internal.eventlog.model import Entry
 
 JOINED: Final = "GUILD_CREATE"
@@ -19,6 +20,7 @@ class EndedSessions(msgspec.Struct):
     session_ids: list[str]
 
 
+_taken = msgspec.json.Decoder(TakenSession).decode
 _ended = msgspec.json.Decoder(EndedSessions).decode
 
 
@@ -27,6 +29,13 @@ def ended_sessions(entry: Entry) -> list[int]:
     if entry.type != SESSION_ENDED or entry.payload is None:
         return []
     return [int(session_id) for session_id in _ended(entry.payload).session_ids]
+
+
+def taken_session(entry: Entry) -> TakenSession | None:
+    """The gateway session that an entry says goes on elsewhere."""
+    if entry.type != SessionTaken.type or entry.payload is None:
+        return None
+    return _taken(entry.payload)
 
 
 class Fate(Enum):

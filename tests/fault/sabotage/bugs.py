@@ -9,16 +9,22 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from internal import app
+from internal.auth.session.model import SessionEnded
 from internal.chat.message import repository as messages
 from internal.chat.message import service as message_service
 from internal.chat.message.model import MessageDeleted
+from internal.chat.ws import hub, view
 from internal.chat.ws.client import Client
 from internal.chat.ws.hub import Hub
+from internal.chat.ws.service import GatewayService
 from internal.chat.ws.view import Span, View
 from internal.db import cluster
 from internal.db.postgres import Conn, Database
-from internal.eventlog import outbox, repository
+from internal.eventlog import bus, outbox, repository
+from internal.eventlog.bus import RedisBus
 from internal.eventlog.model import Entry
 from internal.eventlog.ring import Ring
 from internal.eventlog.tailer import Tailer
@@ -266,6 +272,75 @@ def silent_departure() -> None:
         return type(found)(users=nobody, guild_id=found.guild_id)
 
     _replace(MemberLeft, "audience", to_nobody)
+
+
+@_bug
+def repeatable_drain() -> None:
+    """After a while drains run in REPEATABLE READ, which `drain()` refuses: the outbox stays."""
+    drain = repository.drain
+
+    async def drain_repeatably(conn: Conn, limit: int) -> list[Entry]:
+        if (await repository.head(conn)).pos < _DEAF:
+            return await drain(conn, limit)
+        async with conn.transaction(isolation="repeatable_read"):
+            return await drain(conn, limit)
+
+    _replace(repository, "drain", drain_repeatably)
+
+
+@_bug
+def revocation_in_memory() -> None:
+    """Only the node that ended a login session knows of it."""
+    write = outbox.write
+    ended_sessions = view.ended_sessions
+    own: set[int] = set()
+
+    async def write_and_remember(conn: Conn, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, SessionEnded):
+                own.update(map(int, event.session_ids))
+        await write(conn, events)
+
+    def ended_here(entry: Entry) -> list[int]:
+        return [login for login in ended_sessions(entry) if login in own]
+
+    _replace(outbox, "write", write_and_remember)
+    for module in (view, hub, app):
+        _replace(module, "ended_sessions", ended_here)
+
+
+@_bug
+def undurable_bus() -> None:
+    """Now and then a node tells others of what it never wrote, at the position that comes next."""
+    drained = RedisBus.drained
+    numbers = itertools.count(1)
+
+    def drained_and_more(self: RedisBus, epoch: int, entries: Sequence[Entry]) -> None:
+        drained(self, epoch, entries)
+        said = [entry for entry in entries if entry.type == "MESSAGE_CREATE"]
+        if said and next(numbers) % _SELDOM == 0:
+            row = msgspec.structs.replace(bus._row(said[-1]), pos=entries[-1].pos + 1)
+            self._drained.append(bus.Drained(epoch, row.pos, [row]))
+
+    _replace(RedisBus, "drained", drained_and_more)
+
+
+@_bug
+def immortal_zombies() -> None:
+    """A session that goes on at another node leaves its socket where it was."""
+    _replace(GatewayService, "taken", lambda *_told: None)
+
+
+@_bug
+def abrupt_stop() -> None:
+    """A node that stops cuts everybody off without a word."""
+
+    async def cut(self: GatewayService) -> None:
+        self.refuse_newcomers()
+        for client in list(self.clients):
+            client.abort()
+
+    _replace(GatewayService, "drain", cut)
 
 
 @_bug
