@@ -99,7 +99,9 @@ _SERVER_SETTINGS: Final = {
     "application_name": "parley",
     "statement_timeout": "10000",
     "lock_timeout": "5000",
-    "idle_in_transaction_session_timeout": "10000",
+    # Nothing of ours sits in a transaction: a node that was cut off or stopped must not hold its
+    # locks for long.
+    "idle_in_transaction_session_timeout": "3000",
     "synchronous_commit": "on",
     # Statements are planned while their tables are small and the plans kept while these grow. Every
     # statement here has its index, so a plan that reads a whole table is always the wrong one.

@@ -101,7 +101,8 @@ async def test_a_revoked_socket_that_does_not_read_is_closed_all_the_same(
     assert town.app is not None
     guild = await town.guild(ada, bob)
     await bob.connect()
-    bob.gateway.stop_reading()
+    reader = bob.gateway
+    reader.stop_reading()
     (client,) = (c for c in town.app.gateway.clients if c.user_id == int(bob.id))
     async with asyncio.timeout(30):
         while not client.is_paused:
@@ -114,6 +115,7 @@ async def test_a_revoked_socket_that_does_not_read_is_closed_all_the_same(
     await ada.fence()
     assert client.session.state is State.CLOSED
     assert client.transport is None or client.transport.is_closing()
+    await reader.abort()
 
 
 async def test_strangers_of_one_network_share_their_places(open_town: OpenTown) -> None:

@@ -78,6 +78,8 @@ class Op(msgspec.Struct):
     status: int = 0
     result: Json = None
     doubts: list[float] = []
+    # When its client was done with it. What it left in doubt may end later, or never.
+    left: float = float("inf")
 
     @property
     def ok(self) -> bool:
@@ -113,7 +115,7 @@ class History:
         op.outcome, op.status, op.result = outcome, status, result
         if outcome != "unknown":
             op.ended = time.monotonic()
-        now = time.monotonic()
+        now = op.left = time.monotonic()
         self.note(Ended(op.op, now, outcome, op.attempts, status, result, op.doubts))
 
     def doubt(self, op: Op) -> None:

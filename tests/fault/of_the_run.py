@@ -20,7 +20,7 @@ def deploys_go_unnoticed(evidence: Evidence) -> Verdict:
     if not steps:
         return verdict
     for op in evidence.ops_of("send", "read"):
-        if any(op.begun < end and op.ended > begun for begun, end in steps):
+        if any(op.begun < end and op.left > begun for begun, end in steps):
             # To be told that one may not do something is an answer.
             is_answer = op.ok or (400 <= op.status < 500 and op.status not in _NO_ANSWER)
             verdict.check(is_answer, op, "failed in a rolling restart")
