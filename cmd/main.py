@@ -4,13 +4,17 @@ import os
 import sys
 from pathlib import Path
 
-import uvloop
+try:
+    import uvloop
 
-from internal.config.config import ConfigError, load, read_dotenv
-from internal.config.docs import describe
-from internal.serve import CannotServe, serve
-from internal.supervisor import supervise
-from internal.workers import WORKER, read_worker
+    from internal.config.config import ConfigError, load, read_dotenv
+    from internal.config.docs import describe
+    from internal.serve import CannotServe, serve
+    from internal.supervisor import supervise
+    from internal.workers import WORKER, read_worker
+except KeyboardInterrupt:
+    # Loading takes long enough for second thoughts, and nothing has been begun yet.
+    sys.exit(0)
 
 
 def main() -> int:
@@ -27,6 +31,8 @@ def main() -> int:
     except (ConfigError, CannotServe) as fault:
         sys.stderr.write(f"parley: {fault}\n")
         return 1
+    except KeyboardInterrupt:
+        return 0
     return 0
 
 

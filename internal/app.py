@@ -32,7 +32,7 @@ from internal.chat.ws.handler import GatewayHandler
 from internal.chat.ws.hub import Hub
 from internal.chat.ws.model import Doors, Limits, SessionTaken, State
 from internal.chat.ws.service import GatewayService
-from internal.chat.ws.view import ended_sessions
+from internal.chat.ws.view import ended_sessions, is_readable
 from internal.config.config import Config
 from internal.config.cores import usable_cores
 from internal.config.values import origin_of
@@ -45,7 +45,7 @@ from internal.db.redis_limiter import RedisLimiter
 from internal.db.worker import WorkerLease
 from internal.errors import Unavailable
 from internal.eventlog import outbox
-from internal.eventlog.bus import Bus, Drained, Ears, LocalBus, RedisBus, Taken, entries_of
+from internal.eventlog.bus import Bus, Drained, Ears, LocalBus, RedisBus, entries_of
 from internal.eventlog.freshness import AsOf, Copy, FreshCache, Freshness, NoSharedCache
 from internal.eventlog.model import Entry
 from internal.eventlog.repository import Backlog
@@ -218,7 +218,7 @@ async def open_app(config: Config) -> AsyncIterator[App]:
             metrics=metrics,
             background=background,
             web=application,
-            metrics_web=metrics_app(metrics),
+            metrics_web=metrics_app(metrics, health),
             setup_secret=features.instance.setup_secret,
             is_alone=lambda: platform.worker.is_alone,
             address=address,
@@ -298,11 +298,7 @@ async def _open_platform(
         await tailer.start(conn, _WARM)
         instance_id = str(await conn.fetchval("SELECT id FROM instance"))
     redis = await stack.enter_async_context(_redis(config, instance_id, metrics))
-    bus: Bus = (
-        LocalBus(lambda: worker.is_alone)
-        if redis is None
-        else RedisBus(redis, count_dropped=metrics.bus_dropped)
-    )
+    bus: Bus = LocalBus() if redis is None else RedisBus(redis, count_dropped=metrics.bus_dropped)
     sequencer = Sequencer(
         connect, tailer, keep=config.log_retention, observe=observe, announce=bus.drained
     )
@@ -314,17 +310,23 @@ async def _open_platform(
         count_shed=lambda kind: metrics.shed.labels(kind).inc(),
     )
 
-    async def hang_up() -> None:
+    async def hang_up(since: float) -> None:
         sequencer.hang_up()
-        await db.hang_up()
+        await db.hang_up(since)
 
     pulse = Pulse(connect, hang_up)
     worker = WorkerLease(db, clock)
     await worker.take()
-    stack.push_async_callback(worker.release)
+    stack.push_async_callback(_release, worker, pool)
     return _Platform(
         pool, db, tailer, sequencer, worker, clock, instance_id, redis, bus, lag, load, pulse
     )
+
+
+async def _release(worker: WorkerLease, pool: Pool) -> None:
+    if not await worker.release():
+        # Nor would the database answer a farewell.
+        pool.terminate()
 
 
 @asynccontextmanager
@@ -350,15 +352,14 @@ def _listen(platform: _Platform, gateway: GatewayService) -> Ears:
     def drained(message: Drained) -> None:
         if message.epoch != tailer.epoch:
             return
-        if message.rows and tailer.offer(entries_of(message.rows)):
+        entries = entries_of(message.rows)
+        # What is for the server itself must be readable before anybody relies on it.
+        if entries and all(map(is_readable, entries)) and tailer.offer(entries):
             return
         if message.head > tailer.pos:
             sequencer.look()
 
-    def taken(message: Taken) -> None:
-        gateway.taken(message.key, message.at, message.node)
-
-    return Ears(drained=drained, whisper=gateway.hub.whisper, taken=taken)
+    return Ears(drained=drained, whisper=gateway.hub.whisper)
 
 
 # The features.
@@ -524,16 +525,12 @@ def _open_gateway(
     async def admit(actor: Actor) -> None:
         await features.limits.count(IDENTIFY, actor.user_id)
 
-    async def take(user_id: Snowflake, key: int, at: float) -> None:
-        taken = Taken(key, at, platform.bus.node)
-        if await platform.bus.take(taken):
-            return
-        try:
-            async with platform.db.transaction() as tx:
-                tx.emit(SessionTaken(user_id=user_id, key=key, at=at, node=taken.node))
-        except Unavailable:
-            # The older socket, if there is one, ends by its heartbeats.
-            _log.warning("takeover_untold")
+    async def take(user_id: Snowflake, key: int, name: int) -> bool:
+        if platform.worker.is_alone:
+            return False
+        async with platform.db.transaction() as tx:
+            tx.emit(SessionTaken(user_id=user_id, key=key, take=name))
+        return True
 
     async def send(actor: Actor, body: bytes) -> object:
         # The socket may have outlived its login session by a moment.
@@ -577,7 +574,6 @@ def _open_gateway(
             sends_per_s=20 * config.rate_limit_scale,
         ),
         presence=_open_presence(platform, hub),
-        node=platform.bus.node,
         load=platform.load,
         resume_url=address.gateway,
         count_resume=lambda outcome: metrics.resumes.labels(outcome).inc(),

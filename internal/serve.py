@@ -37,6 +37,7 @@ _LISTEN: Final = 4096
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GREETING_S: Final = 10.0
 _RETRY_S: Final = 0.25
+_NO_FILE: Final = -1
 # Of the embedded database: those of a process beside its pool, those for people with tools.
 _OTHER_CONNECTIONS: Final = 5
 _SPARE_CONNECTIONS: Final = 20
@@ -243,7 +244,7 @@ def _number_lines(number: int) -> None:
 def _orphaned_with_stdin(stop: Stop) -> Iterator[None]:
     """Stop when the supervisor is gone, which closes our standard input without a word."""
     loop = asyncio.get_running_loop()
-    stdin = sys.stdin.fileno()
+    stdin = sys.__stdin__.fileno() if sys.__stdin__ else _NO_FILE
 
     def look() -> None:
         if not os.read(stdin, 1024):
@@ -251,7 +252,12 @@ def _orphaned_with_stdin(stop: Stop) -> Iterator[None]:
             _log.warning("supervisor_gone")
             stop.orphan()
 
-    loop.add_reader(stdin, look)
+    try:
+        loop.add_reader(stdin, look)
+    except (OSError, ValueError):
+        raise CannotServe(
+            "There is no supervisor above this worker: unset PARLEY_WORKER."
+        ) from None
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ from prometheus_client import Counter, Gauge
 
 from internal.config.config import Config, environ_of
 from internal.monitoring.sums import ACCEPT, Sums
-from internal.serve import Serving, Worker
+from internal.serve import CannotServe, Serving, Worker
 from internal.utils.background import Background
 from internal.utils.json import UnreadableJson, decoder, encode
 
@@ -32,6 +32,14 @@ _ATTEMPTS: Final = 5
 # What a worker may take to stop, beside what it was given to drain.
 _STOP_S: Final = 15.0
 _SCRAPE_S: Final = 2.0
+# How often each is asked whether it is alive, and how long an answer may take.
+_LOOK_S: Final = 3.0
+# So many questions in a row without an answer are a process that hangs: 12 s. The answer needs the
+# worker's loop alone, so that neither load nor a silent database comes near; and a machine that
+# stood still for long is one question, however long it was.
+_MISSES: Final = 4
+# Who does not serve yet has a minute.
+_MISSES_AT_START: Final = 20
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _read_worker = decoder(Worker)
@@ -40,7 +48,10 @@ _read_serving = decoder(Serving)
 
 def read_worker(text: str | None) -> Worker | None:
     """What the supervisor says in WORKER; None for a process that has none above it."""
-    return _read_worker(text.encode()) if text else None
+    try:
+        return _read_worker(text) if text else None
+    except UnreadableJson:
+        raise CannotServe(f"{WORKER} is for the workers that a server starts: unset it.") from None
 
 
 @dataclass(slots=True)
@@ -52,6 +63,18 @@ class _Running:
     process: Process
     socket: Path
     serves: bool = False
+    # Questions in a row that it has not answered.
+    misses: int = 0
+    # One question at a time, so that no older page replaces a newer.
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def hangs(self) -> bool:
+        return self.misses >= (_MISSES if self.serves else _MISSES_AT_START)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self.process.kill()
 
 
 class Workers:
@@ -79,8 +102,9 @@ class Workers:
             for span in (config.drain_delay, config.drain_window, config.shutdown_timeout)
         )
         self._sums = Sums()
-        self._scraping = asyncio.Lock()
-        self._alive = Gauge("parley_workers", "Worker processes that serve.", registry=None)
+        self._alive = Gauge(
+            "parley_workers", "Worker processes that serve and answer.", registry=None
+        )
         self._restarts = Counter(
             "parley_worker_restarts", "Workers started in place of one that died.", registry=None
         )
@@ -94,17 +118,14 @@ class Workers:
             yield
         finally:
             await self.background.stop()
-            await asyncio.gather(*map(self._end, self._running.values()))
+            await asyncio.gather(*map(self._end, list(self._running.values())))
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """The page of metrics for all workers, in a format that is accepted, and its type."""
-        async with self._scraping:
-            await asyncio.gather(*map(self._ask, self._serving()))
-        self._alive.set(len(self._serving()))
+        serving = [worker for worker in self._running.values() if worker.serves]
+        answers = await asyncio.gather(*(self._ask(one, _SCRAPE_S) for one in serving))
+        self._alive.set(sum(answers))
         return self._sums.render(accept, (self._alive, self._restarts))
-
-    def _serving(self) -> list[_Running]:
-        return [worker for worker in self._running.values() if worker.serves]
 
     # One worker after the other.
 
@@ -132,7 +153,7 @@ class Workers:
             _log.error("worker_not_started", worker=number, reason=str(fault))
             return False
         code = await self._attend(worker)
-        del self._running[number]
+        self._forget(worker)
         _log.error("worker_died", worker=number, pid=worker.process.pid, code=code)
         return worker.serves
 
@@ -147,6 +168,7 @@ class Workers:
             # Also when the wish to stop comes in between: whom we start, we end.
             process = await spawning
             worker = self._running[number] = _Running(key, number, process, socket)
+            self._sums.enter(key)
         return worker
 
     async def _spawn(self, told: Worker) -> Process:
@@ -163,19 +185,35 @@ class Workers:
     async def _attend(self, worker: _Running) -> int:
         """Hear that it serves, and wait for its end."""
         assert worker.process.stdout is not None  # noqa: S101  # A pipe, as asked for above.
-        self._sums.enter(worker.key)
-        try:
+        async with self._watched(worker):
             async for line in worker.process.stdout:
                 self._hear(worker, line)
             return await worker.process.wait()
-        finally:
-            self._sums.leave(worker.key)
-            worker.socket.unlink(missing_ok=True)
+
+    @asynccontextmanager
+    async def _watched(self, worker: _Running) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(self._watch(worker))
+            yield
+            watching.cancel()
+
+    async def _watch(self, worker: _Running) -> None:
+        """Keep its last page, lest its death take much along; end it by force when it hangs."""
+        while not worker.hangs:
+            answered, _ = await asyncio.gather(self._ask(worker, _LOOK_S), asyncio.sleep(_LOOK_S))
+            worker.misses = 0 if answered else worker.misses + 1
+        _log.error("worker_hangs", worker=worker.number, pid=worker.process.pid)
+        worker.kill()
+
+    def _forget(self, worker: _Running) -> None:
+        self._sums.leave(worker.key)
+        worker.socket.unlink(missing_ok=True)
+        del self._running[worker.number]
 
     def _hear(self, worker: _Running, line: bytes) -> None:
         with suppress(UnreadableJson):
             self.setup_secret = _read_serving(line).setup_secret
-            worker.serves = True
+            worker.serves, worker.misses = True, 0
             if worker.number not in self._awaited:
                 _log.info("worker_restarted", worker=worker.number, pid=worker.process.pid)
             self._awaited.discard(worker.number)
@@ -183,30 +221,34 @@ class Workers:
                 self.serving.set()
 
     async def _end(self, worker: _Running) -> None:
-        """Let it drain, and end it by force when it takes longer than it may."""
+        """Let it drain, and end it by force when it takes longer than it may or hangs."""
         with suppress(ProcessLookupError):
             worker.process.terminate()
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self._patience_s), self._watched(worker):
                 await worker.process.wait()
         except TimeoutError:
             _log.error("worker_slow_to_stop", worker=worker.number, pid=worker.process.pid)
-            with suppress(ProcessLookupError):
-                worker.process.kill()
+            worker.kill()
             await worker.process.wait()
+        self._forget(worker)
 
     # What they have counted.
 
-    async def _ask(self, worker: _Running) -> None:
-        """Read a worker's page. One that does not answer counts with its last."""
+    async def _ask(self, worker: _Running, patience_s: float) -> bool:
+        """Read a worker's page; whether it answered. One that does not counts with its last."""
         try:
             async with (
-                aiohttp.ClientSession(
-                    connector=aiohttp.UnixConnector(str(worker.socket)),
-                    timeout=aiohttp.ClientTimeout(total=_SCRAPE_S),
-                ) as http,
-                http.get("http://worker/metrics", headers={"Accept": ACCEPT}) as answer,
+                asyncio.timeout(patience_s),
+                worker.asking,
+                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(worker.socket))) as http,
+                http.get(
+                    "http://worker/metrics", headers={"Accept": ACCEPT}, raise_for_status=True
+                ) as answer,
             ):
                 self._sums.update(worker.key, await answer.text())
         except (aiohttp.ClientError, OSError, ValueError) as fault:
-            _log.warning("worker_unmeasured", worker=worker.number, reason=type(fault).__name__)
+            if worker.serves:
+                _log.warning("worker_unmeasured", worker=worker.number, reason=type(fault).__name__)
+            return False
+        return True

@@ -1,8 +1,10 @@
 """What deploy/ promises: settings that exist, probes that answer, and time enough to stop."""
 
 import os
+import pwd
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,7 +31,7 @@ PATHS = {path for row in catalogue.routes() for path in row.paths}
 FOREIGN = {"PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
 KEY = "0123456789abcdef" * 4
 # How long the embedded PostgreSQL may take for its last checkpoint.
-CHECKPOINT = timedelta(seconds=20)
+CHECKPOINT = timedelta(seconds=30)
 
 
 def read(path: Path) -> str:
@@ -76,8 +78,13 @@ def image_environment() -> dict[str, str]:
 
 def unit_environment(name: str) -> dict[str, str]:
     words = [word for key, value in unit(name) if key == "Environment" for word in value.split()]
+    words += [word for word in start_of(name) if "=" in word]
+    return dict(word.split("=", 1) for word in words)
+
+
+def start_of(name: str) -> list[str]:
     # A template's unit is named by its port.
-    return dict(word.replace("%i", "8081").split("=", 1) for word in words)
+    return dict(unit(name))["ExecStart"].replace("%i", "8081").split()
 
 
 def compose_environment() -> dict[str, str]:
@@ -119,6 +126,15 @@ def test_the_server_takes_the_environment_of_compose() -> None:
 
     assert config.database_url is not None
     assert config.redis_url is not None
+
+
+def test_what_is_a_nodes_own_wins_over_what_they_share() -> None:
+    words = start_of("parley@.service")
+    shared = {"PORT": "1", "METRICS_PORT": "2", "DATA_DIR": "/3", "REGISTRATION": "closed"}
+    shown = run(*words[: words.index("/opt/parley/.venv/bin/python")], "/usr/bin/env", **shared)
+
+    own = {"PORT=8081", "METRICS_PORT=18081", "DATA_DIR=/var/lib/parley/8081"}
+    assert {*own, "REGISTRATION=closed"} <= set(shown.splitlines())
 
 
 def test_the_server_takes_the_environment_of_kubernetes_once_the_secret_is_real() -> None:
@@ -181,6 +197,21 @@ def test_probes_ask_for_what_they_mean() -> None:
     assert set(asked.values()) <= PATHS
 
 
+def test_the_kubelet_reaches_what_it_asks() -> None:
+    ports = {port["name"]: port["containerPort"] for port in container()["ports"]}
+    asked = {
+        container()[probe]["httpGet"]["port"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    config = load({**image_environment(), **kubernetes_environment(), "JWT_SECRET": KEY})
+
+    assert asked == {"metrics"}
+    assert ports == {"http": config.port, "metrics": config.metrics_port}
+    assert config.metrics_host == "0.0.0.0"  # noqa: S104
+    # A supervisor's has no probes.
+    assert config.workers == 1
+
+
 def farewell(environment: dict[str, str]) -> timedelta:
     """The longest that a node takes to stop."""
     config = load({**environment, "JWT_SECRET": KEY})
@@ -212,7 +243,7 @@ def test_systemd_gives_nodes_time_to_stop(name: str) -> None:
 
 
 def test_a_stopping_node_accepts_until_the_proxy_has_noticed() -> None:
-    (inter, fall) = re.findall(r"default-server inter (\w+) .*fall (\d+)", read(HAPROXY_CONFIG))[0]
+    (inter, fall) = re.findall(r"CHECK_INTERVAL-(\w+).*fall (\d+)", read(HAPROXY_CONFIG))[0]
     noticed = seconds(inter) * int(fall)
 
     for environment in (compose_environment(), kubernetes_environment()):
@@ -244,6 +275,20 @@ def test_the_head_of_a_proxy_lists_its_variables(path: Path) -> None:
     listed = set(re.findall(r"PROXY_\w+", "\n".join(told)))
 
     assert set(re.findall(r"\$\{(PROXY_\w+)", text)) == listed
+
+
+def nginx_exports() -> dict[str, str]:
+    """What the instructions have exported for nginx."""
+    section = read(DEPLOY / "README.md").partition("## nginx\n")[2].partition("\n## ")[0]
+    exports = re.findall(r"^ +export (.*)$", section, re.MULTILINE)
+    given = dict(pair.split("=", 1) for line in exports for pair in line.split())
+    (names,) = re.findall(r"envsubst '(.*)'", section)
+    assert set(names.split()) == {f"${name}" for name in given}
+    return given
+
+
+def test_the_instructions_set_every_variable_of_nginx() -> None:
+    assert set(re.findall(r"\$\{(PROXY_\w+)\}", read(NGINX_TEMPLATE))) == nginx_exports().keys()
 
 
 def test_nobody_is_root_and_everybody_agrees_who_it_is() -> None:
@@ -325,6 +370,46 @@ def test_haproxy_needs_no_variable_but_the_nodes(tmp_path: Path) -> None:
     given = {"PROXY_CERTIFICATE": str(certificate(tmp_path)), **nodes}
 
     run(program, "-c", "-f", HAPROXY_CONFIG, **given)
+
+
+def test_nginx_takes_what_the_instructions_say_where_its_output_is_a_socket(
+    tmp_path: Path,
+) -> None:
+    """As under systemd. Nobody can open a socket by the name /dev/stdout."""
+    tool("nginx")
+    tool("openssl")
+    environ = nginx_exports()
+    log = environ["PROXY_ACCESS_LOG"].replace("/var/log/nginx", str(tmp_path))
+    here = {"PROXY_CERTIFICATE": str(certificate(tmp_path)), "PROXY_ACCESS_LOG": log}
+    ports = {"PROXY_HTTP": "127.0.0.1:8080", "PROXY_HTTPS": "127.0.0.1:8443"}
+    words = command("nginx", tmp_path, {**environ, **here, **ports}, check=True)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        done = subprocess.run(words, stdout=theirs.fileno(), stderr=subprocess.PIPE, check=False)
+
+    assert done.returncode == 0, done.stderr.decode()
+    assert Path(log).exists()
+
+
+def test_haproxy_is_nobody_once_it_runs(tmp_path: Path) -> None:
+    """With the file that is for those who start it as root."""
+    program = tool("haproxy")
+    tool("openssl")
+    account = DEPLOY / "haproxy" / "account.cfg"
+    environ = settings(tmp_path, certificate(tmp_path), [], (8443, 8080))
+    try:
+        pwd.getpwnam("haproxy")
+    except KeyError:
+        pytest.skip("there is no user haproxy")
+
+    run(program, "-c", "-f", HAPROXY_CONFIG, "-f", account, **environ)
+    instructions = read(DEPLOY / "README.md")
+    assert re.search(
+        r'^ +echo .EXTRAOPTS=".*-f /etc/haproxy/account.cfg"', instructions, re.MULTILINE
+    )
+    assert {"user", "group", "chroot"} <= {
+        line.split()[0] for line in read(account).splitlines() if line.startswith(" ")
+    }
 
 
 @pytest.mark.parametrize("name", UNITS)

@@ -72,7 +72,8 @@ class Database:
         # Since when each of those waits who wait for a connection, the oldest first.
         self._waiting: dict[int, float] = {}
         self._tickets = count()
-        self._lent: set[PoolConnectionProxy[asyncpg.Record]] = set()
+        # Who has been lent since when.
+        self._lent: dict[PoolConnectionProxy[asyncpg.Record], float] = {}
 
     def waited_s(self) -> float:
         """For how long the oldest of those has waited who wait for a connection."""
@@ -90,20 +91,20 @@ class Database:
         try:
             async with asyncio.timeout_at(deadline.at()):
                 conn = await self._acquire()
-                self._lent.add(conn)
+                self._lent[conn] = asyncio.get_running_loop().time()
                 try:
                     yield conn
                 finally:
-                    self._lent.discard(conn)
-                    await self._pool.release(conn)
+                    del self._lent[conn]
+                    await self._release(conn)
         except AWAY as fault:
             # A value that the driver can't encode counts as its InterfaceError, and is our bug.
             if isinstance(fault, ValueError):
                 raise
             raise Unavailable(retry_after=1) from fault
 
-    async def hang_up(self) -> None:
-        """Cut every connection that is open now: the other end is not there any more.
+    async def hang_up(self, since: float) -> None:
+        """Cut what is idle, and what is lent since before a time of the loop: it is dead.
 
         Whoever uses one is told that the database is away; the pool opens others when asked.
         """
@@ -112,8 +113,9 @@ class Database:
             for conn in idle:
                 conn.terminate()
                 await self._pool.release(conn)
-        for conn in self._lent:
-            conn.terminate()
+        for conn, lent_at in self._lent.items():
+            if lent_at <= since:
+                conn.terminate()
 
     async def _acquire(self) -> "PoolConnectionProxy[asyncpg.Record]":
         ticket = next(self._tickets)
@@ -122,6 +124,15 @@ class Database:
             return await self._pool.acquire(timeout=_ACQUIRE_S)
         finally:
             del self._waiting[ticket]
+
+    async def _release(self, conn: "PoolConnectionProxy[asyncpg.Record]") -> None:
+        """Give a connection back, also when whoever had it is cancelled meanwhile.
+
+        The pool goes on with it then, and nobody is left to be told that the connection died.
+        """
+        releasing = asyncio.create_task(self._pool.release(conn))
+        releasing.add_done_callback(_retrieve)
+        await asyncio.shield(releasing)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Conn]:
@@ -146,6 +157,12 @@ class Database:
                     await self._write_outbox(conn, tx.events)
             if tx.events:
                 self._on_commit()
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Look at what came of a task, lest the loop complain that nobody did."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def refuse_unsafe(conn: Conn) -> None:

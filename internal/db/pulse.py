@@ -8,19 +8,18 @@ that answers while the old one still does not.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import asyncpg
 import structlog
 
 from internal.db.postgres import AWAY
-
-if TYPE_CHECKING:
-    import asyncpg
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 Connect = Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]
 
+_FAILURES: Final = (*AWAY, asyncpg.PostgresError)
 _BEAT_S: Final = 0.5
 # Silence for this long is a reason to try a fresh connection, which may take as long to answer.
 _SILENCE_S: Final = 1.0
@@ -31,8 +30,8 @@ _AHEAD_S: Final = 0.5
 class Pulse:
     """Asks the database twice a second whether it is there, on a connection of its own."""
 
-    def __init__(self, connect: Connect, hang_up: Callable[[], Awaitable[None]]) -> None:
-        """`hang_up` is called when connections that were open before now are dead."""
+    def __init__(self, connect: Connect, hang_up: Callable[[float], Awaitable[None]]) -> None:
+        """`hang_up` is called when connections that were open at that time of the loop are dead."""
         self._connect = connect
         self._hang_up = hang_up
 
@@ -56,15 +55,16 @@ class Pulse:
         asking = asyncio.create_task(_ask(conn))
         try:
             while not await _ends_within(asking, _SILENCE_S):
+                opened_at = asyncio.get_running_loop().time()
                 fresh = await self._try_to_connect()
                 if fresh is None:
                     continue
                 if await _ends_within(asking, _AHEAD_S):
                     fresh.terminate()
                     break
-                _log.warning("database_connections_dead")
                 conn.terminate()
-                await self._hang_up()
+                _log.warning("database_connections_dead")
+                await self._hang_up(opened_at)
                 return fresh
             return conn if await asking else None
         finally:
@@ -79,7 +79,7 @@ class Pulse:
                 await conn.execute("SELECT 1")
                 good, conn = conn, None
                 return good
-        except AWAY:
+        except _FAILURES:
             return None
         finally:
             if conn is not None:
@@ -90,7 +90,7 @@ async def _ask(conn: "asyncpg.Connection[asyncpg.Record]") -> bool:
     """Whether the connection answers; it never raises."""
     try:
         await conn.execute("SELECT 1")
-    except AWAY:
+    except _FAILURES:
         return False
     return True
 

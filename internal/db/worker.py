@@ -4,6 +4,7 @@ import asyncio
 from typing import Final
 from uuid import UUID, uuid4
 
+import asyncpg
 import msgspec
 import structlog
 
@@ -16,6 +17,8 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _RENEW_S: Final = 1.0
 _LEASE_S: Final = 60.0
+# A node that stops does not wait for a silent database: the lease expires by itself.
+_RELEASE_S: Final = 2.0
 # How far ahead ids may be made before the next renewal: the longest pause of the database that
 # nobody notices.
 _RESERVE_MS: Final = 10_000
@@ -87,13 +90,26 @@ class WorkerLease:
             await asyncio.sleep(period_s)
             try:
                 await self.renew()
-            except (Unavailable, NoWorkerLeft) as fault:
+            except (Unavailable, NoWorkerLeft, asyncpg.PostgresError) as fault:
                 _log.warning("worker id not renewed", worker=self.worker, reason=str(fault))
 
-    async def release(self) -> None:
-        """Give the worker id back, and what was reserved but not used. No id can be made after."""
+    async def release(self) -> bool:
+        """Give the worker id back, and what was reserved but not used. No id can be made after.
+
+        False when the database did not answer in time.
+        """
         last_ms = self._factory.last_ms
         self._factory = SnowflakeFactory(self.worker, last_ms, -1)
+        # A task that nobody waits for: the driver's way out of a statement can take its time, too.
+        releasing = asyncio.create_task(self._release(last_ms))
+        await asyncio.wait([releasing], timeout=_RELEASE_S)
+        if releasing.done() and releasing.result():
+            return True
+        releasing.cancel()
+        _log.warning("worker id not released", worker=self.worker)
+        return False
+
+    async def _release(self, last_ms: int) -> bool:
         try:
             async with self._db.read() as conn:
                 await conn.execute(
@@ -108,8 +124,9 @@ class WorkerLease:
                     self._holder,
                     last_ms,
                 )
-        except Unavailable:
-            _log.warning("worker id not released", worker=self.worker)  # it expires by itself
+        except (Unavailable, asyncpg.PostgresError):
+            return False
+        return True
 
     async def _lease(self, holder: UUID) -> Grant | None:
         async with self._db.read() as conn:

@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 from uuid import uuid4
 
@@ -15,7 +16,7 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from internal.db.redis import Redis, RedisAway
+from internal.db.redis import Client, Redis, RedisAway
 from internal.eventlog.model import Entry
 from internal.events import Event
 from internal.utils.json import encode
@@ -25,7 +26,6 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 # More bytes than this wait for no publication: other nodes read them from the log.
 _MOST_BYTES: Final = 1 << 20
 _MOST_WHISPERS: Final = 1_000
-_MOST_TAKEN: Final = 20_000
 # A listener that hears nothing for so long, not even the answer to its pings, is on a dead
 # connection.
 _SILENCE_S: Final = 2.0
@@ -71,15 +71,7 @@ class Whisper(msgspec.Struct, frozen=True, array_like=True, tag="w"):
     payload: bytes
 
 
-class Taken(msgspec.Struct, frozen=True, array_like=True, tag="t"):
-    """A gateway session goes on elsewhere since `at`, by the database's clock."""
-
-    key: int
-    at: float
-    node: str
-
-
-Message: TypeAlias = Drained | Whisper | Taken
+Message: TypeAlias = Drained | Whisper
 
 
 class Packet(msgspec.Struct, frozen=True, array_like=True):
@@ -94,7 +86,6 @@ class Ears(msgspec.Struct, frozen=True, kw_only=True):
 
     drained: Callable[[Drained], None]
     whisper: Callable[[Whisper], None]
-    taken: Callable[[Taken], None]
 
 
 class Bus(Protocol):
@@ -112,10 +103,6 @@ class Bus(Protocol):
 
     def whisper(self, event: Event) -> None:
         """Tell an event to whoever of its audience is live, on this node and on others."""
-        ...
-
-    async def take(self, taken: Taken) -> bool:
-        """Tell other nodes that a session goes on here; False when nobody could be told."""
         ...
 
     async def run(self) -> None:
@@ -141,10 +128,8 @@ def entries_of(rows: Sequence[Row]) -> list[Entry]:
 class LocalBus:
     """The bus of one node, who has nobody else to tell."""
 
-    def __init__(self, is_alone: Callable[[], bool] = lambda: True) -> None:
-        """`is_alone` tells whether that is so: nodes may share a database without a Redis."""
+    def __init__(self) -> None:
         self.node = uuid4().hex
-        self._is_alone = is_alone
         self._ears: Ears | None = None
 
     def connect(self, ears: Ears) -> None:
@@ -156,9 +141,6 @@ class LocalBus:
     def whisper(self, event: Event) -> None:
         if self._ears is not None:
             self._ears.whisper(whispered(event))
-
-    async def take(self, taken: Taken) -> bool:  # noqa: ARG002  # there is nobody to tell
-        return self._is_alone()
 
     async def run(self) -> None:
         await asyncio.Event().wait()
@@ -181,7 +163,6 @@ class RedisBus:
         self._drained: list[Drained] = []
         self._drained_bytes = 0
         self._whispers: deque[Whisper] = deque()
-        self._taken: deque[tuple[Taken, asyncio.Future[bool]]] = deque()
         self._news = asyncio.Event()
 
     def connect(self, ears: Ears) -> None:
@@ -208,25 +189,10 @@ class RedisBus:
         self._whispers.append(whisper)
         self._news.set()
 
-    async def take(self, taken: Taken) -> bool:
-        if not self._redis.is_up or len(self._taken) >= _MOST_TAKEN:
-            return False
-        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._taken.append((taken, told))
-        self._news.set()
-        try:
-            async with asyncio.timeout(_SILENCE_S):
-                return await told
-        except TimeoutError:
-            return False
-
     async def run(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._publish())
-                group.create_task(self._listen())
-        finally:
-            self._answer(self._take_all()[1], told=False)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._publish())
+            group.create_task(self._listen())
 
     # Telling.
 
@@ -234,30 +200,17 @@ class RedisBus:
         while True:
             await self._news.wait()
             self._news.clear()
-            messages, waiting = self._take_all()
-            packet = _encode(Packet(self.node, messages))
-            told = False
+            packet = _encode(Packet(self.node, self._take_all()))
             try:
-                await self._redis.call(lambda client: client.publish(self._channel, packet))  # noqa: B023  # called at once
-                told = True
+                await self._redis.call(partial(_publish, channel=self._channel, packet=packet))
             except RedisAway:
                 self._count_dropped("packet")
-            finally:
-                self._answer(waiting, told=told)
 
-    def _take_all(self) -> tuple[list[Message], list[asyncio.Future[bool]]]:
+    def _take_all(self) -> list[Message]:
         messages: list[Message] = [*self._drained, *self._whispers]
-        messages += [taken for taken, _ in self._taken]
-        waiting = [told for _, told in self._taken]
         self._drained, self._drained_bytes = [], 0
         self._whispers.clear()
-        self._taken.clear()
-        return messages, waiting
-
-    def _answer(self, waiting: Sequence[asyncio.Future[bool]], *, told: bool) -> None:
-        for future in waiting:
-            if not future.done():
-                future.set_result(told)
+        return messages
 
     # Listening.
 
@@ -309,8 +262,10 @@ class RedisBus:
                     self._ears.drained(message)
                 case Whisper():
                     self._ears.whisper(message)
-                case Taken():
-                    self._ears.taken(message)
+
+
+async def _publish(client: Client, *, channel: str, packet: bytes) -> None:
+    await client.publish(channel, packet)
 
 
 def _row(entry: Entry) -> Row:

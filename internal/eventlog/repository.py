@@ -11,11 +11,10 @@ from internal.eventlog.model import Entry
 
 
 class Head(NamedTuple):
-    """The newest position, which life of the database it belongs to, and the database's time."""
+    """The newest position, and which life of the database it belongs to."""
 
     pos: int
     epoch: int
-    at: float
 
 
 class Backlog(NamedTuple):
@@ -23,21 +22,20 @@ class Backlog(NamedTuple):
 
     head: int
     oldest_s: float | None
+    epoch: int
 
 
 async def head(conn: Conn) -> Head:
-    row = await conn.fetchrow(
-        "SELECT pos, epoch, extract(epoch FROM clock_timestamp())::float8 AS at FROM log_head"
-    )
+    row = await conn.fetchrow("SELECT pos, epoch FROM log_head")
     if row is None:
         raise LookupError("log_head is empty: the migrations were not applied")
-    return Head(row["pos"], row["epoch"], row["at"])
+    return Head(row["pos"], row["epoch"])
 
 
 async def backlog(conn: Conn) -> Backlog:
     row = await conn.fetchrow(
         """
-        SELECT h.pos,
+        SELECT h.pos, h.epoch,
                (SELECT extract(epoch FROM clock_timestamp() - o.created_at)::float8
                   FROM event_outbox AS o
                  ORDER BY o.id
@@ -47,7 +45,7 @@ async def backlog(conn: Conn) -> Backlog:
     )
     if row is None:
         raise LookupError("log_head is empty: the migrations were not applied")
-    return Backlog(row["pos"], row["oldest_s"])
+    return Backlog(row["pos"], row["oldest_s"], row["epoch"])
 
 
 async def drain(conn: Conn, limit: int) -> list[Entry]:

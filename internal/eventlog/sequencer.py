@@ -30,6 +30,19 @@ Connect = Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]
 Announce = Callable[[int, Sequence[Entry]], None]
 
 
+class LogRewound(Exception):
+    """The log is another one than before, or has lost its end.
+
+    A restore under running nodes does that, and a standby that lagged when it was made the primary.
+    What this node holds in memory is worth nothing then: it has to begin anew.
+    """
+
+    def __init__(self, known: int, backlog: Backlog) -> None:
+        super().__init__(
+            f"position {known} was known, and the log ends at {backlog.head}, epoch {backlog.epoch}"
+        )
+
+
 class Sequencer:
     """Drains the outbox on a connection of its own, and keeps the tailer fed."""
 
@@ -79,13 +92,15 @@ class Sequencer:
         self._kicked.set()
 
     async def run(self) -> None:
-        """Work until cancelled, through any number of lost connections."""
+        """Work until cancelled, through any number of lost connections; LogRewound ends it."""
         # Nobody is late who has just begun.
         self._well_at = asyncio.get_running_loop().time()
         while True:
             try:
                 conn = self._conn = await self._connect()
-            except AWAY as fault:
+            except (*AWAY, asyncpg.PostgresError) as fault:
+                # Also a password that was changed, or a database that takes no connections while
+                # it is looked after.
                 _log.warning("log_unreachable", reason=type(fault).__name__)
                 await asyncio.sleep(_RETRY_S)
                 continue
@@ -131,7 +146,10 @@ class Sequencer:
         now = asyncio.get_running_loop().time()
         if entries and now < self._look_at:
             return
+        known = self._tailer.pos
         backlog = await repository.backlog(conn)
+        if backlog.epoch != self._tailer.epoch or backlog.head < known:
+            raise LogRewound(known, backlog)
         await self._tailer.catch_up(conn, backlog.head)
         self._observe(backlog)
         self._oldest_s = backlog.oldest_s or 0.0

@@ -36,7 +36,7 @@ class Tailer:
 
     async def start(self, conn: Conn, warm: int) -> None:
         """Begin at the head, with up to `warm` earlier entries in the ring for resumes."""
-        self.pos, self.epoch, _ = await repository.head(conn)
+        self.pos, self.epoch = await repository.head(conn)
         for entry in await repository.after(conn, self.pos - warm, warm):
             if entry.pos <= self.pos:
                 self.ring.append(entry)

@@ -30,6 +30,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # How long a client may leave an answer unread.
     unread_s: float = 60.0
     connections: int = 10_000
+    # So many more may come in to ask for the server's health, and have so long to do so.
+    reserve: int = 64
+    reserve_head_s: float = 2.0
     # Connections of one IPv4 address or one /64, unless it is a trusted proxy's.
     per_address: int = 500
     trusted_proxies: Sequence[Network] = ()
@@ -60,6 +63,9 @@ class Overdue(Protocol):
     def expire(self, now: float) -> None:
         """One of the two has passed."""
 
+    def refuse(self) -> None:
+        """Send away one who has got no further than the reserve."""
+
 
 class Connections:
     """Counts connections, and tells those that are overdue, once a second in one go.
@@ -70,6 +76,9 @@ class Connections:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._open: dict[Overdue, str] = {}
+        # Those beyond the limit, and those of them that have not said what they want.
+        self._spare: set[Overdue] = set()
+        self._silent: dict[Overdue, None] = {}
         self._by_network: Counter[str] = Counter()
         self._refused = 0
         self._loop = asyncio.get_running_loop()
@@ -84,12 +93,19 @@ class Connections:
         return len(self._open)
 
     def enter(self, connection: Overdue, peer: Any) -> bool:
-        """Count a new connection; False when there is no room for it."""
+        """Count a new connection; False when there is no room for it.
+
+        Beyond the limit there is a reserve, for those who ask for the server's health: whoever
+        watches over it must not take a crowd for an illness.
+        """
         address = str(peer[0]) if isinstance(peer, tuple) else ""
         network = network_of(address)
-        if len(self._open) >= self.limits.connections or self._is_crowded(network, address):
+        if self._is_crowded(network, address) or not self._has_room():
             self._refused += 1
             return False
+        if len(self._open) - len(self._spare) >= self.limits.connections:
+            self._spare.add(connection)
+            self._silent[connection] = None
         self._open[connection] = network
         self._is_empty.clear()
         self._by_network[network] += 1
@@ -102,11 +118,25 @@ class Connections:
         network = self._open.pop(connection, None)
         if network is None:
             return
+        self._spare.discard(connection)
+        self._silent.pop(connection, None)
         self._by_network[network] -= 1
         if not self._by_network[network]:
             del self._by_network[network]
         if not self._open:
             self._is_empty.set()
+
+    def is_spare(self, connection: Overdue) -> bool:
+        """Whether a connection came into the reserve."""
+        return connection in self._spare
+
+    def keep(self, connection: Overdue) -> None:
+        """One in the reserve has asked for what that is for: nobody takes its place now."""
+        self._silent.pop(connection, None)
+
+    def count_refused(self) -> None:
+        """One was sent away after all."""
+        self._refused += 1
 
     def end(self) -> None:
         """Nobody is let in any more; those who are there are still served."""
@@ -133,6 +163,16 @@ class Connections:
                 await self._is_empty.wait()
         except TimeoutError:
             return False
+        return True
+
+    def _has_room(self) -> bool:
+        """Whether one more may come in. Whoever is silent in the reserve makes way."""
+        if len(self._open) < self.limits.connections + self.limits.reserve:
+            return True
+        oldest = next(iter(self._silent), None)
+        if oldest is None:
+            return False
+        oldest.refuse()
         return True
 
     def _is_crowded(self, network: str, address: str) -> bool:

@@ -12,6 +12,7 @@ from internal.errors import Unavailable
 from internal.monitoring.load import Load, Work
 from internal.utils import deadline
 from internal.utils.gate import Crowded, Gate, come_back_s
+from internal.utils.request import WAITING
 from internal.utils.response import no_content
 
 # Few enough that a turn of the loop stays short, and with it everything that takes several turns.
@@ -72,6 +73,7 @@ class Overload:
                 await self._refusals.turn()
                 raise Unavailable(retry_after=come_back_s())
             deadline.begin()
+            request[WAITING] = load.waiting
             load.requests += 1
             try:
                 return await handler(request)

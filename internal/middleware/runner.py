@@ -22,6 +22,10 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _SERVER_FAULT: Final = 500
 # How long a request that is cut at a stop may take to notice.
 _CUT_S: Final = 0.5
+# What is answered also when there is no room for anything else.
+_PROBES: Final = {b"/live", b"/ready"}
+# More than the head of such a request takes.
+_MAX_PROBE: Final = 4096
 _NO_ROOM: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
     b"Retry-After: %d\r\nServer: parley\r\nConnection: close\r\n\r\n%b"
@@ -33,6 +37,13 @@ def _no_room() -> bytes:
     wait_s = math.ceil(come_back_s())
     body = encode(error_body(Unavailable(retry_after=wait_s)))
     return _NO_ROOM % (len(body), wait_s, body)
+
+
+def _is_probe(line: bytes) -> bool:
+    """Whether the first line of a request asks for the server's health."""
+    method, _, rest = line.partition(b" ")
+    target = rest.partition(b" ")[0]
+    return method in {b"GET", b"HEAD"} and target.partition(b"?")[0] in _PROBES
 
 
 class Connection(web.RequestHandler):
@@ -47,9 +58,11 @@ class Connection(web.RequestHandler):
         "_body",
         "_connections",
         "_has_begun",
+        "_held",
         "_is_draining",
         "_is_fresh",
         "_is_idle",
+        "_is_spare",
         "_noted",
         "_wire",
         "deadline",
@@ -82,6 +95,9 @@ class Connection(web.RequestHandler):
         self._has_begun = False
         # Nothing has come yet.
         self._is_fresh = True
+        # In the reserve: it is let in for one probe, and what it says is held until that is known.
+        self._is_spare = False
+        self._held: bytes | None = None
 
     # What asyncio calls.
 
@@ -89,12 +105,14 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         wire = cast("asyncio.Transport", transport)
         if not self._connections.enter(self, wire.get_extra_info("peername")):
-            # aiohttp never learns of it.
-            self.force_close()
-            wire.write(_no_room())
-            wire.close()
+            self._send_away(wire)
             return
         self._wire = wire
+        self._is_spare = self._connections.is_spare(self)
+        if self._is_spare:
+            self._held = b""
+            self._expect_within(self._limits.reserve_head_s)
+            return
         self._expect_within(self._limits.head_s)
         super().connection_made(transport)
 
@@ -107,6 +125,9 @@ class Connection(web.RequestHandler):
 
     @override
     def data_received(self, data: bytes) -> None:
+        if self._held is not None:
+            self._hold(self._held + data)
+            return
         self._is_fresh = False
         if data and self._is_idle:
             self._is_idle = False
@@ -131,6 +152,8 @@ class Connection(web.RequestHandler):
     @override
     def force_close(self) -> None:
         super().force_close()
+        if self._held is not None:
+            self._cut()
         # Closing waits until the client has read everything.
         self.deadline = min(self.deadline, self._loop.time() + self._limits.head_s)
 
@@ -138,7 +161,7 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        if self._is_draining() and not resp.prepared:
+        if (self._is_draining() or self._is_spare) and not resp.prepared:
             # Proxies and clients with a connection to spare leave in time.
             resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
@@ -187,12 +210,42 @@ class Connection(web.RequestHandler):
 
     def expire(self, now: float) -> None:
         """Tell a client whose body is late; cut off every other, and who does not listen."""
+        if self._held is not None:
+            self.refuse()
+            return
         body, self._body = self._body, None
         if body is None or body.is_eof() or self.read_by < now:
             self._cut()
             return
         body.set_exception(LateBody())
         self._expect_within(self._limits.head_s)
+
+    def refuse(self) -> None:
+        wire, self._wire, self._held = self._wire, None, None
+        self._connections.leave(self)
+        self._connections.count_refused()
+        if wire is not None:
+            self._send_away(wire)
+
+    def _send_away(self, wire: asyncio.Transport) -> None:
+        """Say that there is no room. aiohttp has not learned of this connection, and never does."""
+        super().force_close()
+        wire.write(_no_room())
+        wire.close()
+
+    def _hold(self, data: bytes) -> None:
+        """Let a connection of the reserve in once it has asked for what that is for."""
+        line, ending, _ = data.partition(b"\r\n")
+        is_whole = b"\r\n\r\n" in data
+        if self._wire is None or len(data) > _MAX_PROBE or (ending and not _is_probe(line)):
+            self.refuse()
+        elif not is_whole:
+            self._held = data
+        else:
+            self._held = None
+            self._connections.keep(self)
+            super().connection_made(self._wire)
+            self.data_received(data)
 
     def _cut(self) -> None:
         if self._wire is not None:

@@ -6,7 +6,8 @@ notice. Each level is twice the pressure of the one before it.
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Final
 
@@ -61,7 +62,7 @@ class Load:
         count_shed: Callable[[str], None],
     ) -> None:
         self.level = 0
-        # Requests under way.
+        # Requests under way that the server has to do something for.
         self.requests = 0
         self.pressure = 0.0
         self._lag_s = lag_s
@@ -80,6 +81,15 @@ class Load:
     def refused(self, work: Work) -> None:
         """This was left undone as its own gate is full."""
         self._count_shed(work.label)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Leave a request out of the count while its client is slow: it costs next to nothing."""
+        self.requests -= 1
+        try:
+            yield
+        finally:
+            self.requests += 1
 
     async def watch(self) -> None:
         """Look for as long as the task lives."""

@@ -12,6 +12,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from internal.monitoring.health import Health
+
 # A method or a route that the server does not know is one label: strangers choose no labels.
 OTHER = "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -210,8 +212,11 @@ class LoopLag:
         return max(self._last, asyncio.get_running_loop().time() - self._due)
 
 
-def metrics_app(metrics: Metrics) -> web.Application:
-    """Return the application of the metrics listener: GET /metrics, and nothing else."""
+def metrics_app(metrics: Metrics, health: Health) -> web.Application:
+    """Return the application of the metrics listener: /metrics, and the probes once more.
+
+    Strangers, who might take up all connections where clients come in, do not reach this listener.
+    """
 
     async def scrape(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -222,4 +227,6 @@ def metrics_app(metrics: Metrics) -> web.Application:
 
     app = web.Application()
     app.router.add_get("/metrics", scrape)
+    app.router.add_get("/live", health.live)
+    app.router.add_get("/ready", health.ready)
     return app

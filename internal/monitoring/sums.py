@@ -24,7 +24,6 @@ LARGEST: Final = frozenset(
         "parley_outbox_oldest_age_seconds",
         "parley_tailer_lag_events",
         "parley_users_online",
-        "process_max_fds",
         "process_start_time_seconds",
     }
 )
@@ -32,6 +31,7 @@ LARGEST: Final = frozenset(
 _COUNTS: Final = frozenset({"counter", "histogram", "summary"})
 # Since when something is counted: since the first process began.
 _CREATED: Final = "_created"
+_EMPTY: Final = "# EOF\n"
 
 _Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
 _Combine: TypeAlias = Callable[[float, float], float]
@@ -56,27 +56,28 @@ class Sums:
     """The last page of each process that lives, and the counts of all that lived."""
 
     def __init__(self) -> None:
-        self._pages: dict[int, _Page] = {}
+        # Read only when they are shown or kept: most are replaced before that.
+        self._pages: dict[int, str] = {}
         self._retired: _Page = {}
 
     def enter(self, process: int) -> None:
         """From now on this process counts. Each has a key of its own, also after a restart."""
-        self._pages[process] = {}
+        self._pages[process] = _EMPTY
 
     def update(self, process: int, text: str) -> None:
         """Replace the page of a process, unless it has left meanwhile."""
         if process in self._pages:
-            self._pages[process] = _read(text)
+            self._pages[process] = text
 
     def leave(self, process: int) -> None:
         """Keep what a dead process has counted up to its last page."""
-        page = self._pages.pop(process, {})
+        page = _read(self._pages.pop(process, _EMPTY))
         _add(self._retired, {name: one for name, one in page.items() if one.kind in _COUNTS})
 
     def render(self, accept: str, more: Iterable[Collector] = ()) -> tuple[bytes, str]:
         """Write the sum in the format that a scraper accepts; the bytes and their type."""
         registry = CollectorRegistry()
-        registry.register(_Sum([self._retired, *self._pages.values()]))
+        registry.register(_Sum([self._retired, *map(_read, self._pages.values())]))
         for collector in more:
             registry.register(collector)
         encode, content_type = choose_encoder(accept)

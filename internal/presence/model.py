@@ -23,6 +23,9 @@ _RANKS: Final[Mapping[Status, int]] = {"dnd": 0, "online": 1, "idle": 2}
 _MOBILE: Final = re.compile(r"\b(android|ios|mobile)\b", re.IGNORECASE)
 _DESKTOP: Final = re.compile(r"\b(desktop|discord client)\b", re.IGNORECASE)
 
+_MAX_KEPT_BYTES: Final = 512
+_encode = msgspec.msgpack.Encoder().encode
+
 _Words = Annotated[str, msgspec.Meta(max_length=128, pattern=NO_NUL)]
 _Time = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
@@ -81,8 +84,11 @@ class SessionPresence(msgspec.Struct, frozen=True, array_like=True):
     status: Status
     device: Device
     activities: tuple[Activity, ...] = ()
-    # Unix milliseconds. Of a session that was on two nodes, the later word counts.
+    # Unix milliseconds. Of a session that was on two nodes, the later word counts; 0 when nothing
+    # is known of it yet.
     at: int = 0
+    # It has ended; that it shows nothing is not its client's word.
+    is_ended: bool = False
 
 
 class UserPresence(msgspec.Struct, frozen=True, array_like=True):
@@ -152,6 +158,13 @@ def activities_of(
     )
 
 
+def to_keep(session: SessionPresence) -> SessionPresence:
+    """What is kept of a session that is away: its activities only if they are small."""
+    if len(_encode(session.activities)) <= _MAX_KEPT_BYTES:
+        return session
+    return msgspec.structs.replace(session, activities=())
+
+
 def latest(parts: Iterable[UserPresence]) -> list[SessionPresence]:
     """The sessions of a user on all nodes, each as it was heard of last."""
     found: dict[int, SessionPresence] = {}
@@ -210,6 +223,8 @@ class PresenceLimits:
 
     # A session that was cut counts as there for so long: most resume within moments.
     grace_s: float = 10.0
+    # What so many sessions showed last is remembered beyond that.
+    kept: int = 20_000
     # Changes within this are told as one.
     tick_s: float = 0.25
     # Users whose changes are told in one tick, and are written to the store at once.
@@ -224,6 +239,8 @@ class PresenceLimits:
     # What a socket that was not live is told of when it is: changes this old, and so many.
     recall_s: float = 120.0
     recall: int = 200
+    # People who joined a guild and wait to be told who is there.
+    joined: int = 5000
     # How often other nodes are asked for changes, and told that this one lives.
     poll_s: float = 0.25
     beat_s: float = 1.0

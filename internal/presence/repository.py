@@ -4,16 +4,21 @@ Every node writes what it knows of its own users, and reads what the others wrot
 wrote ends with it: it says again and again that it lives, once for all of its users.
 """
 
+import asyncio
+from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
+import structlog
 
 from internal.db.redis import Redis, RedisAway
-from internal.presence.model import Change, UserPresence
+from internal.presence.model import Change, SessionPresence, UserPresence
 from internal.utils.clock import Clock
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -27,10 +32,19 @@ _BATCH: Final = 250
 # everything.
 _LOG: Final = 4096
 _VERSIONS_A_MS: Final = 1000
-_DAY_MS: Final = 86_400_000
+# Nodes that are read at the same time.
+_AT_ONCE: Final = 8
+# What a session showed last is kept for so long, in so many slots of a cluster; in the process, of
+# so many sessions.
+_KEPT_MS: Final = 86_400_000
+_SLOTS: Final = 8
+_MAX_KEPT: Final = 20_000
+# The moment stands before what is kept, for a script to compare.
+_AT_DIGITS: Final = 15
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(UserPresence).decode
+_decode_session = msgspec.msgpack.Decoder(SessionPresence).decode
 
 _BEAT: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
@@ -59,6 +73,26 @@ local missed = tonumber(version) - tonumber(ARGV[2])
 if missed <= 0 or missed > 4096 then return {version, missed} end
 return {version, missed, unpack(redis.call('LRANGE', KEYS[3], 0, missed - 1))}
 """
+# By the clock of Redis: those of the nodes differ.
+_ENROL: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZADD', KEYS[1], now, ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
+return 1
+"""
+_ALIVE: Final = """
+return redis.call('ZRANGEBYSCORE', KEYS[1], redis.call('TIME')[1] * 1000 - ARGV[1], '+inf')
+"""
+_KEEP: Final = """
+for at, key in ipairs(KEYS) do
+  local old, new = redis.call('GET', key), ARGV[at + 1]
+  if not old or string.sub(old, 1, 15) <= string.sub(new, 1, 15) then
+    redis.call('SET', key, new, 'PX', ARGV[1])
+  end
+end
+return 1
+"""
 _LOAD: Final = """
 for at = 2, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
@@ -85,6 +119,14 @@ class Presences(Protocol):
         """What other nodes wrote since the last call; of a node that died, that all are gone."""
         ...
 
+    async def keep(self, sessions: Iterable[SessionPresence]) -> None:
+        """Remember what sessions show, beyond their node: of two words the later one."""
+        ...
+
+    async def kept(self, keys: Sequence[int]) -> Sequence[SessionPresence]:
+        """What is remembered of these sessions."""
+        ...
+
 
 class Board:
     """What LocalPresences share: the nodes of one process."""
@@ -95,6 +137,7 @@ class Board:
         self.heard_at: dict[str, float] = {}
         # What each node has not read yet.
         self.news: dict[str, dict[tuple[str, int], UserPresence | None]] = {}
+        self.kept: OrderedDict[int, SessionPresence] = OrderedDict()
 
     def post(self, node: str, parts: Mapping[int, UserPresence | None]) -> None:
         self.heard_at[node] = self.clock.monotonic()
@@ -151,6 +194,17 @@ class LocalPresences:
         self._board.news[self._node] = {}
         return [Change(node, user_id, part) for (node, user_id), part in unread.items()]
 
+    async def keep(self, sessions: Iterable[SessionPresence]) -> None:
+        kept = self._board.kept
+        for session in sessions:
+            known = kept.pop(session.key, session)
+            kept[session.key] = session if session.at >= known.at else known
+        while len(kept) > _MAX_KEPT:
+            kept.popitem(last=False)
+
+    async def kept(self, keys: Sequence[int]) -> Sequence[SessionPresence]:
+        return [self._board.kept[key] for key in keys if key in self._board.kept]
+
 
 class _Peer:
     """How far another node has been read."""
@@ -173,8 +227,11 @@ class RedisPresences:
         self._redis = redis
         self._node = node
         self._clock = clock
+        # Values that could not be read: of a newer release, or damaged.
+        self.unreadable = 0
         self._ttl_ms = round(ttl_s * 1000)
         self._patience_s = min(PATIENCE_S, ttl_s)
+        self._silent_ms = round((ttl_s + self._patience_s) * 1000)
         self._peers: dict[str, _Peer] = {}
 
     async def put(self, parts: Mapping[int, UserPresence | None]) -> bool:
@@ -201,18 +258,62 @@ class RedisPresences:
         return True
 
     async def changes(self) -> Sequence[Change]:
-        found: list[Change] = []
-        try:
-            names = await self._call(lambda client: client.zrange(self._nodes, 0, -1))
-            for node in ({name.decode() for name in names} | self._peers.keys()) - {self._node}:
-                found += await self._read(node)
-        except RedisAway:
+        found, is_away = await self._read_all()
+        if is_away:
             # Nodes that could not be seen were not missing.
             for peer in self._peers.values():
                 peer.missing_since = None
             if not found:
-                raise
+                raise RedisAway
         return found
+
+    async def _read_all(self) -> tuple[list[Change], bool]:
+        """What was found, and whether some could not be asked."""
+        try:
+            names = await self._run(_ALIVE, (self._nodes,), ttl=self._silent_ms)
+        except RedisAway:
+            return [], True
+        nodes = ({name.decode() for name in names} | self._peers.keys()) - {self._node}
+        few = asyncio.Semaphore(_AT_ONCE)
+        reads = [self._read_one(node, few) for node in nodes]
+        # What one node was read to have written is handed on, whatever becomes of the others.
+        answers = await asyncio.gather(*reads, return_exceptions=True)
+        found: list[Change] = []
+        is_away = False
+        for node, answer in zip(nodes, answers, strict=True):
+            if isinstance(answer, RedisAway):
+                is_away = True
+            elif isinstance(answer, BaseException):
+                _log.error("presence_node_not_read", node=node, exc_info=answer)
+            else:
+                found += answer
+        return found, is_away
+
+    async def keep(self, sessions: Iterable[SessionPresence]) -> None:
+        slots: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
+        for session in sessions:
+            value = b"%0*d%b" % (_AT_DIGITS, session.at, _encode(session))
+            slots[self._together(session.key)][self._kept_key(session.key)] = value
+        await asyncio.gather(
+            *(
+                self._run(_KEEP, list(values), *values.values(), ttl=_KEPT_MS)
+                for values in slots.values()
+            )
+        )
+
+    async def kept(self, keys: Sequence[int]) -> Sequence[SessionPresence]:
+        slots: defaultdict[int, list[str]] = defaultdict(list)
+        for key in keys:
+            slots[self._together(key)].append(self._kept_key(key))
+        answers = await asyncio.gather(
+            *(self._call(partial(_read_keys, names)) for names in slots.values())
+        )
+        found = [self._decoded(_decode_kept, value) for some in answers for value in some]
+        return [session for session in found if session is not None]
+
+    async def _read_one(self, node: str, few: asyncio.Semaphore) -> list[Change]:
+        async with few:
+            return await self._read(node)
 
     async def _read(self, node: str) -> list[Change]:
         peer = self._peers.get(node)
@@ -252,7 +353,8 @@ class RedisPresences:
         for some in _batches(ids):
             parts = await self._call(partial(_read_fields, users, some))
             found += [
-                Change(node, int(user_id), None if part is None else _decode(part))
+                # Who can't be read counts as away, rather than as what was known before.
+                Change(node, int(user_id), self._decoded(_decode, part))
                 for user_id, part in zip(some, parts, strict=True)
             ]
         return found
@@ -264,20 +366,35 @@ class RedisPresences:
         cursor = 0
         while True:
             cursor, some = await self._call(partial(_scan, users, cursor))
-            found.update({int(user_id): _decode(part) for user_id, part in some.items()})
+            found.update(
+                {int(user_id): self._decoded(_decode, part) for user_id, part in some.items()}
+            )
             if not cursor:
                 return [Change(node, user_id, part) for user_id, part in found.items()]
 
     async def _enrol(self) -> None:
-        """Stand in the list of nodes; those that have not said a word for a day are taken out."""
-        now = self._now_ms()
-        await self._call(lambda client: client.zadd(self._nodes, {self._node: now}))
-        await self._call(lambda client: client.zremrangebyscore(self._nodes, "-inf", now - _DAY_MS))
+        """Stand in the list of nodes, and take out those that nobody waits for any more."""
+        await self._run(_ENROL, (self._nodes,), self._node.encode(), ttl=self._silent_ms)
 
-    async def _run(self, script: str, keys: Sequence[str], *arguments: bytes | int) -> Any:
+    async def _run(
+        self, script: str, keys: Sequence[str], *arguments: bytes | int, ttl: int | None = None
+    ) -> Any:
+        """Run a script. Its first argument is how long things live, here those of a node."""
+        lives = self._ttl_ms if ttl is None else ttl
         return await self._call(
-            lambda client: client.eval(script, len(keys), *keys, self._ttl_ms, *arguments)
+            lambda client: client.eval(script, len(keys), *keys, lives, *arguments)
         )
+
+    def _decoded(self, decode: Callable[[bytes], T], value: bytes | None) -> T | None:
+        if value is None:
+            return None
+        try:
+            return decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            if not self.unreadable:
+                _log.warning("presence_unreadable")
+            self.unreadable += 1
+            return None
 
     async def _call(self, command: Callable[[Any], Awaitable[Any]]) -> Any:
         """Call a client of either kind. Its types don't know what a script answers."""
@@ -286,6 +403,13 @@ class RedisPresences:
     @property
     def _nodes(self) -> str:
         return self._redis.key("presence", "nodes")
+
+    def _together(self, key: int) -> int:
+        """Sessions with the same number go in one command: in a cluster, those of one slot."""
+        return key % _SLOTS if self._redis.is_cluster else 0
+
+    def _kept_key(self, key: int) -> str:
+        return self._redis.key("presence", "kept", f"{{{key % _SLOTS}}}", key)
 
     def _keys(self, node: str) -> tuple[str, str, str]:
         """The version, the users and the last changes of a node."""
@@ -302,6 +426,15 @@ class RedisPresences:
 def _read_fields(key: str, fields: Sequence[bytes], client: Any) -> Awaitable[Any]:
     found: Awaitable[Any] = client.hmget(key, fields)
     return found
+
+
+def _read_keys(keys: Sequence[str], client: Any) -> Awaitable[Any]:
+    found: Awaitable[Any] = client.mget(keys)
+    return found
+
+
+def _decode_kept(value: bytes) -> SessionPresence:
+    return _decode_session(value[_AT_DIGITS:])
 
 
 def _scan(key: str, cursor: int, client: Any) -> Awaitable[Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
 import structlog
 
 from internal.db.redis import RedisAway
@@ -19,6 +20,7 @@ from internal.events import Audience
 from internal.presence.model import (
     OFFLINE,
     Change,
+    Device,
     Merged,
     Presence,
     PresenceLimits,
@@ -32,6 +34,7 @@ from internal.presence.model import (
     activities_of,
     latest,
     merge,
+    to_keep,
 )
 from internal.presence.repository import Presences
 from internal.utils.clock import Clock
@@ -51,6 +54,8 @@ _RECENT: Final = 1024
 # Users that are looked at in one tick, and changes of other nodes that are taken in one go.
 _AT_ONCE: Final = 2000
 _STEP: Final = 500
+# What so many sessions show is kept, or looked up, in one round.
+_KEEPS: Final = 1000
 _NO_GUILDS: Final[frozenset[int]] = frozenset()
 
 
@@ -70,6 +75,9 @@ class _Session:
     """A session of this node."""
 
     presence: SessionPresence
+    # It was resumed here: other nodes may know better what it showed, until its client speaks.
+    is_borrowed: bool = False
+    has_spoken: bool = False
     # When it counts as gone; None while it has a socket.
     gone_at: float | None = None
     # A change that came too soon after others, and when the allowance is whole again.
@@ -89,9 +97,11 @@ class _Here:
 class _Opening:
     """A session that is not live yet."""
 
-    # What it will show; of a resumed one, if no other node knows better.
+    # What it will show; of a resumed one only the device counts.
     showing: Showing
     is_new: bool
+    # What a resumed one said since.
+    wish: PresenceUpdate | None = None
     # The last change that its GUILD_CREATEs could show; None as long as none was made.
     since: int | None = None
 
@@ -163,8 +173,13 @@ class PresenceService:
         # Users of whom there may be something to tell, or to write; each once.
         self._changed: dict[int, None] = {}
         self._unwritten: dict[int, None] = {}
+        # What sessions that are gone showed last; what is yet to be kept in the store; and sessions
+        # that have to be looked up there.
+        self._last: OrderedDict[int, SessionPresence] = OrderedDict()
+        self._unkept: OrderedDict[int, SessionPresence] = OrderedDict()
+        self._sought: dict[int, int] = {}
         # Users who joined a guild, and have to be told who is there.
-        self._joined: deque[tuple[int, int]] = deque()
+        self._joined: dict[tuple[int, int], None] = {}
         # Whether the store has all that this node knows, but for what is unwritten.
         self._is_whole = False
         self._budget = self.limits.frames_per_s / 2
@@ -205,10 +220,17 @@ class PresenceService:
         opening = self._openings.pop(key, None)
         session = here.sessions.get(key)
         if session is None or self._ended.pop(key, None) is not None:
-            session = here.sessions[key] = _Session(self._begin(key, user_id, opening))
+            session = here.sessions[key] = self._begin(key, user_id, opening)
+        elif opening is not None:
+            session.is_borrowed, session.has_spoken = True, False
+            self._learn(user_id, session, self._known(key, user_id))
         session.gone_at = None
         self._cut.pop(key, None)
+        self._revive(user_id, session)
+        self._keep(session)
         self._touch(user_id)
+        if opening is not None and opening.wish is not None:
+            self.change(key, user_id, opening.wish)
         if self._shed():
             return ()
         since = opening.since if opening and opening.is_new else None
@@ -219,11 +241,14 @@ class PresenceService:
 
     def change(self, key: int, user_id: int, wish: PresenceUpdate) -> None:
         """A session shows something else."""
-        session = self._find(key, user_id)
-        if session is None:
-            opening = self._openings.get(key)
-            if opening is not None:
+        session, opening = self._find(key, user_id), self._openings.get(key)
+        if opening is not None and (session is None or key in self._ended):
+            if opening.is_new:
                 opening.showing = showing_of(wish, opening.showing, self._now_ms())
+            else:
+                opening.wish = wish
+            return
+        if session is None:
             return
         session.late = wish
         self._late[key] = user_id
@@ -240,13 +265,15 @@ class PresenceService:
         elif session.gone_at is None:
             session.gone_at = self._now() + self.limits.grace_s
             self._cut[key] = user_id
+            self._keep(session)
 
-    def back(self, key: int, user_id: int, began: Showing) -> None:
+    def back(self, key: int, user_id: int, device: Device) -> None:
         """A session that was cut has a socket again, though it is not live yet.
 
-        What it showed when it began counts if no node knows what it showed last.
+        It shows what it showed last. If nobody knows that, it shows nothing until it says
+        something: it may have been invisible.
         """
-        self._openings[key] = _Opening(began, is_new=False)
+        self._openings[key] = _Opening(Showing("offline", device), is_new=False)
         session = self._find(key, user_id)
         if session is not None:
             session.gone_at = None
@@ -255,13 +282,10 @@ class PresenceService:
     def moved(self, user_ids: Iterable[int], guild_id: int, *, is_in: bool) -> None:
         """Users joined a guild or left it."""
         for user_id in user_ids:
-            here = self._here.get(user_id)
-            if here is None:
-                continue
-            here.guilds = here.guilds | {guild_id} if is_in else here.guilds - {guild_id}
-            self._touch(user_id)
             if is_in:
-                self._joined.append((user_id, guild_id))
+                self._come_in(user_id, guild_id)
+            else:
+                self._leave(user_id, guild_id)
 
     # The work.
 
@@ -318,7 +342,11 @@ class PresenceService:
             # Behind what all are told, in the same write: the client keeps this one.
             self._tell_hidden(user_id)
         while self._joined and self._budget > 0:
-            user_id, guild_id = self._joined.popleft()
+            user_id, guild_id = next(iter(self._joined))
+            del self._joined[user_id, guild_id]
+            here = self._here.get(user_id)
+            if here is None or guild_id not in here.guilds:
+                continue
             events = [_updated(presence) for presence in self._list(guild_id)]
             self._budget -= len(events)
             self._sockets.tell_user(user_id, events)
@@ -347,6 +375,9 @@ class PresenceService:
             parts = {user_id: self._parts[user_id][self._node] for user_id in self._here}
             await self._store.replace(parts)
             self._is_whole = True
+            for here in self._here.values():
+                for session in here.sessions.values():
+                    self._keep(session)
 
     async def exchange(self) -> None:
         """Write some of what changed here; take in what changed on other nodes."""
@@ -360,19 +391,50 @@ class PresenceService:
             except RedisAway:
                 self._unwritten.update(dict.fromkeys(some))
                 raise
+        await self._remember_elsewhere()
         for number, change in enumerate(await self._store.changes(), 1):
             self._hear(change)
             if number % _STEP == 0:
                 await asyncio.sleep(0)
+        await self._look_up()
+
+    async def _remember_elsewhere(self) -> None:
+        """Keep what sessions show where other nodes find it, also when this one is gone."""
+        some = dict(islice(self._unkept.items(), _KEEPS))
+        if not some:
+            return
+        await self._store.keep(some.values())
+        for key, kept in some.items():
+            if self._unkept.get(key) is kept:
+                del self._unkept[key]
+
+    async def _look_up(self) -> None:
+        """Ask for what sessions showed that were resumed here, and that no node has any more."""
+        some = dict(islice(self._sought.items(), _KEEPS))
+        if not some:
+            return
+        found = {session.key: session for session in await self._store.kept(list(some))}
+        for key, user_id in some.items():
+            self._sought.pop(key, None)
+            if key in found:
+                self._learn_late(key, user_id, found[key])
 
     def _hear(self, change: Change) -> None:
         parts = self._parts.setdefault(change.user_id, {})
+        before = parts.get(change.node)
         if change.part is None:
             parts.pop(change.node, None)
         else:
             parts[change.node] = change.part
         if not parts:
             del self._parts[change.user_id]
+        words = change.part.sessions if change.part else ()
+        now_there = {session.key for session in words}
+        for session in before.sessions if before else ():
+            if session.key not in now_there:
+                self._remember(session)
+        for word in words:
+            self._learn_late(word.key, change.user_id, word)
         self._changed[change.user_id] = None
         self._news.set()
 
@@ -382,15 +444,82 @@ class PresenceService:
         here = self._here.get(user_id)
         return None if here is None else here.sessions.get(key)
 
-    def _begin(self, key: int, user_id: int, opening: _Opening | None) -> SessionPresence:
-        """What a session shows that this node did not know: as elsewhere, if it was elsewhere."""
-        for session in latest(self._elsewhere(user_id)):
-            if session.key == key:
-                return session
-        showing = opening.showing if opening else Showing()
-        return SessionPresence(
-            key, showing.status, showing.device, showing.activities, self._now_ms()
+    def _begin(self, key: int, user_id: int, opening: _Opening | None) -> _Session:
+        """A session that this node does not have: new, or as it was last."""
+        showing = opening.showing if opening else Showing("offline")
+        is_new = opening is not None and opening.is_new
+        at = self._now_ms() if is_new else 0
+        session = _Session(
+            SessionPresence(key, showing.status, showing.device, showing.activities, at),
+            is_borrowed=not is_new,
         )
+        if not is_new and not self._learn(user_id, session, self._known(key, user_id)):
+            self._sought[key] = user_id
+        return session
+
+    def _known(self, key: int, user_id: int) -> SessionPresence | None:
+        """The last word on a session: of the other nodes, or from before it was gone."""
+        words = [word for word in latest(self._elsewhere(user_id)) if word.key == key]
+        last = self._last.pop(key, None)
+        if last is not None:
+            words.append(last)
+        return max(words, key=lambda word: (not word.is_ended, word.at), default=None)
+
+    def _learn(self, user_id: int, session: _Session, known: SessionPresence | None) -> bool:
+        """Show what a session showed before, unless its client has said something since.
+
+        Whether anything is known of it.
+        """
+        if known is None or known.is_ended:
+            return False
+        self._sought.pop(known.key, None)
+        own = session.presence
+        if known.at <= own.at:
+            return True
+        if session.has_spoken:
+            # Once: two sockets of one session must not outdo each other for ever.
+            session.is_borrowed = False
+            at = self._next_at(user_id, known.key, known.at)
+            session.presence = msgspec.structs.replace(own, at=at)
+        else:
+            session.presence = known
+        self._keep(session)
+        return True
+
+    def _learn_late(self, key: int, user_id: int, known: SessionPresence) -> None:
+        """Hear what a session showed before, after it went on here."""
+        session = self._find(key, user_id)
+        if session is None or not session.is_borrowed or key in self._ended:
+            return
+        before = session.presence
+        self._learn(user_id, session, known)
+        if session.presence is not before:
+            self._touch(user_id)
+
+    def _revive(self, user_id: int, session: _Session) -> None:
+        """A session goes on that has ended on another node: that it does is the later word."""
+        own = session.presence
+        if own.at and any(
+            word.key == own.key and word.is_ended for word in latest(self._elsewhere(user_id))
+        ):
+            at = self._next_at(user_id, own.key, own.at)
+            session.presence = msgspec.structs.replace(own, at=at)
+
+    def _next_at(self, user_id: int, key: int, after: int) -> int:
+        """Now, or later if what was said before was said so: the clocks of nodes differ."""
+        parts = self._parts.get(user_id, {}).values()
+        words = (word.at for part in parts for word in part.sessions if word.key == key)
+        return max(self._now_ms(), after + 1, *(at + 1 for at in words))
+
+    def _keep(self, session: _Session) -> None:
+        """Have the store keep what a session shows, once something is known of it."""
+        if session.presence.at:
+            _put_last(self._unkept, to_keep(session.presence), self.limits.kept)
+
+    def _remember(self, gone: SessionPresence) -> None:
+        known = self._last.get(gone.key)
+        if gone.at and not gone.is_ended and (known is None or known.at <= gone.at):
+            _put_last(self._last, to_keep(gone), self.limits.kept)
 
     def _take_late(self, key: int, user_id: int) -> None:
         """Make a change, if it does not come too soon after others."""
@@ -402,16 +531,28 @@ class PresenceService:
         if session.whole_at - now > ahead_s:
             return
         session.whole_at = max(session.whole_at, now) + self.limits.change_s
+        del self._late[key]
+        if self._make(user_id, session):
+            self._keep(session)
+            self._touch(user_id)
+
+    def _make(self, user_id: int, session: _Session) -> bool:
+        """Make the change that waits, and say whether it is one."""
         shown = session.presence
         before = Showing(shown.status, shown.device, shown.activities)
         after = showing_of(session.late, before, self._now_ms())
         session.late = None
-        del self._late[key]
-        if after != before:
-            session.presence = SessionPresence(
-                key, after.status, after.device, after.activities, self._now_ms()
-            )
-            self._touch(user_id)
+        session.has_spoken = True
+        if after == before and shown.at:
+            return False
+        session.presence = SessionPresence(
+            shown.key,
+            after.status,
+            after.device,
+            after.activities,
+            self._next_at(user_id, shown.key, shown.at),
+        )
+        return True
 
     def _expire(self, now: float) -> None:
         for waiting in (self._cut, self._ended):
@@ -427,9 +568,10 @@ class PresenceService:
         if all(known.key != key for known in latest(self._elsewhere(user_id))):
             self._end(key, user_id)
             return
-        session.presence = SessionPresence(
-            key, "offline", session.presence.device, (), self._now_ms()
-        )
+        self._remember_end(user_id, session)
+        shown = session.presence
+        at = self._next_at(user_id, key, shown.at)
+        session.presence = SessionPresence(key, "offline", shown.device, (), at, is_ended=True)
         session.gone_at = self._now() + _ENDED_S
         self._cut.pop(key, None)
         self._ended[key] = user_id
@@ -439,12 +581,21 @@ class PresenceService:
         self._cut.pop(key, None)
         self._ended.pop(key, None)
         self._late.pop(key, None)
-        here = self._here.get(user_id)
-        if here is None or here.sessions.pop(key, None) is None:
+        self._sought.pop(key, None)
+        here, session = self._here.get(user_id), self._find(key, user_id)
+        if here is None or session is None:
             return
+        self._remember_end(user_id, session)
+        del here.sessions[key]
         if not here.sessions:
             del self._here[user_id]
         self._touch(user_id)
+
+    def _remember_end(self, user_id: int, session: _Session) -> None:
+        """Remember what a session shows that ends, or was about to show."""
+        if session.late is not None and self._make(user_id, session):
+            self._keep(session)
+        self._remember(session.presence)
 
     def _touch(self, user_id: int) -> None:
         """What this node knows of a user is not what it was."""
@@ -471,6 +622,51 @@ class PresenceService:
             return None
         newest = islice(reversed(here.sessions.values()), _MAX_SESSIONS)
         return UserPresence(tuple(here.guilds), tuple(session.presence for session in newest))
+
+    # Guilds.
+
+    def _come_in(self, user_id: int, guild_id: int) -> None:
+        here = self._here.get(user_id)
+        if here is not None:
+            here.guilds |= {guild_id}
+            self._touch(user_id)
+            self._joined[user_id, guild_id] = None
+            if len(self._joined) > self.limits.joined:
+                del self._joined[next(iter(self._joined))]
+        self._correct(user_id, lambda guilds: guilds | {guild_id})
+
+    def _leave(self, user_id: int, guild_id: int) -> None:
+        """Show somebody in a guild no more, whether or not there is time to tell."""
+        self._joined.pop((user_id, guild_id), None)
+        told = self._told.get(user_id)
+        if told is not None:
+            self._told[user_id] = told._replace(guilds=told.guilds - {guild_id})
+        self._unlist(user_id, guild_id)
+        here = self._here.get(user_id)
+        if here is not None:
+            here.guilds -= {guild_id}
+            self._touch(user_id)
+        self._correct(user_id, lambda guilds: guilds - {guild_id})
+
+    def _correct(self, user_id: int, change: Callable[[frozenset[int]], frozenset[int]]) -> None:
+        """Change what other nodes said of a user's guilds: the log is as good a word."""
+        parts = self._parts.get(user_id, {})
+        for node, part in parts.items():
+            if node != self._node:
+                guilds = tuple(change(frozenset(part.guilds)))
+                parts[node] = msgspec.structs.replace(part, guilds=guilds)
+        if parts:
+            self._changed[user_id] = None
+            self._news.set()
+
+    def _unlist(self, user_id: int, guild_id: int) -> None:
+        members = self._online_in.get(guild_id)
+        if members is None or user_id not in members:
+            return
+        members.discard(user_id)
+        if not members:
+            del self._online_in[guild_id]
+        self._lists.pop(guild_id, None)
 
     # Telling.
 
@@ -531,14 +727,8 @@ class PresenceService:
             self._told[user_id] = after
         else:
             self._told.pop(user_id, None)
-        left = before.guilds - after.guilds if is_on else before.guilds
-        for guild_id in left:
-            members = self._online_in.get(guild_id)
-            if members is not None:
-                members.discard(user_id)
-                if not members:
-                    del self._online_in[guild_id]
-                    self._lists.pop(guild_id, None)
+        for guild_id in before.guilds - after.guilds if is_on else before.guilds:
+            self._unlist(user_id, guild_id)
         if is_on:
             for guild_id in after.guilds:
                 self._online_in.setdefault(guild_id, set()).add(user_id)
@@ -564,13 +754,14 @@ class PresenceService:
             is_old = past.at < oldest if since is None else past.number <= since
             if is_old or len(missed) >= self.limits.recall:
                 break
-            if past.user_id in seen or past.guilds.isdisjoint(guilds):
+            if past.user_id in seen:
                 continue
             seen.add(past.user_id)
-            told = self._told.get(past.user_id, _NOTHING_TOLD).merged
+            # Of who is there, all guilds of now and no others; of who went, those that heard it.
+            told = self._told.get(past.user_id, _Told(OFFLINE, past.guilds, is_hidden=False))
             missed += [
-                _updated(_presence(past.user_id, guild_id, told))
-                for guild_id in past.guilds & guilds
+                _updated(_presence(past.user_id, guild_id, told.merged))
+                for guild_id in told.guilds & guilds
                 if not self._is_crowd(guild_id)
             ]
         self._budget -= len(missed)
@@ -581,6 +772,13 @@ class PresenceService:
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
+
+
+def _put_last(kept: OrderedDict[int, SessionPresence], session: SessionPresence, most: int) -> None:
+    kept[session.key] = session
+    kept.move_to_end(session.key)
+    while len(kept) > most:
+        kept.popitem(last=False)
 
 
 def showing_of(wish: PresenceUpdate | None, before: Showing, now_ms: int) -> Showing:

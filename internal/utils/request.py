@@ -1,7 +1,8 @@
 """What handlers read from a request: who asks, ids, query and body."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from contextlib import AbstractContextManager
+from typing import Final, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -18,6 +19,10 @@ T = TypeVar("T")
 ACTOR = web.RequestKey("actor", Actor)
 # The address of the client, behind any trusted proxies.
 ADDRESS = web.RequestKey("address", str)
+# Surrounds what the client is waited for with, which is no load.
+WAITING: Final[web.RequestKey[Callable[[], AbstractContextManager[None]]]] = web.RequestKey(
+    "waiting"
+)
 
 
 def path_id(request: web.Request, name: str) -> Snowflake:
@@ -30,7 +35,8 @@ def path_id(request: web.Request, name: str) -> Snowflake:
 
 async def read_body(request: web.Request, decode: Callable[[bytes | str], T]) -> T:
     """The body in its shape; a 400 that names the field otherwise."""
-    raw = await request.read()
+    with request[WAITING]():
+        raw = await request.read()
     # A slow client has used up no time of the server's.
     deadline.begin()
     try:

@@ -322,6 +322,41 @@ async def test_addresses_are_counted_apart(wires: Wires, open_town: OpenTown) ->
     await wires.upgraded(town.url, more="X-Forwarded-For: 203.0.113.8\r\n")
 
 
+def from_net(number: int) -> str:
+    return f"X-Forwarded-For: 203.0.113.{number}\r\n"
+
+
+async def test_a_crowd_of_strangers_keeps_nobody_out(wires: Wires, open_town: OpenTown) -> None:
+    town = await open_town(GATEWAY_MAX_SOCKETS="8", TRUSTED_PROXIES="127.0.0.1")
+    assert town.app is not None
+    ada = await town.person("ada")
+    # All places of strangers, which are a quarter.
+    crowd = [await wires.upgraded(town.url, more=from_net(7)) for _ in range(2)]
+    assert (await handshake(wires, town.url, from_net(7))).status == 503
+    mine = await wires.upgraded(town.url, more=from_net(8))
+    assert await crowd[0].close_code() == 4009
+    # Now each has one: whoever comes again has as many as anybody.
+    assert (await handshake(wires, town.url, from_net(7))).status == 503
+    # Among equals the first has had the longest time.
+    other = await wires.upgraded(town.url, more=from_net(9))
+    assert await crowd[1].close_code() == 4009
+    body = b'{"op":2,"d":{"token":"%b"}}' % ada.access_token.encode()
+    mine.send(frame(1, body))
+    assert b'"t":"READY"' in (await mine.frame())[1]
+    await other.close()
+    await until(lambda: len(clients_of(town.app, ada)) == 1, town, "one is left")  # type: ignore[arg-type]
+    await until(lambda: not town.app.gateway._strangers, town, "no stranger is left")  # type: ignore[union-attr]
+
+
+async def test_strangers_do_not_fill_the_last_places(wires: Wires, open_town: OpenTown) -> None:
+    town = await open_town(GATEWAY_MAX_SOCKETS="4", TRUSTED_PROXIES="127.0.0.1")
+    for name in ("ada", "bob", "eve"):
+        await (await town.person(name)).connect()
+    stranger = await wires.upgraded(town.url, more=from_net(7))
+    await wires.upgraded(town.url, more=from_net(8))
+    assert await stranger.close_code() == 4009
+
+
 async def test_all_sockets_together_are_bounded(wires: Wires, open_town: OpenTown) -> None:
     town = await open_town(GATEWAY_MAX_SOCKETS="2")
     for name in ("ada", "bob"):

@@ -106,6 +106,33 @@ async def test_a_resume_on_another_node_ends_the_zombie(nodes: Nodes) -> None:
     await other.expect("MESSAGE_CREATE", content="once")
 
 
+async def test_of_two_resumes_at_once_on_two_nodes_one_stays(nodes: Nodes) -> None:
+    bob = nodes.bob
+    before = bob.gateway
+    await before.abort()
+    sockets = []
+    for town in (nodes.first, nodes.second):
+        bob.town = town
+        gateway = await town.open_gateway()
+        await gateway.expect_op(Op.HELLO)
+        sockets.append(gateway)
+    await asyncio.gather(
+        *(gateway.resume(bob.access_token, before.session_id, before.seq) for gateway in sockets)
+    )
+    lost = [asyncio.create_task(gateway.expect_close(REPLACED)) for gateway in sockets]
+    try:
+        done, others = await asyncio.wait(lost, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        assert len(done) == 1
+        (winner,) = (gateway for gateway, task in zip(sockets, lost, strict=True) if task in others)
+        await nodes.ada.say(nodes.guild.channel_id, "to the one who is left")
+        await winner.expect("MESSAGE_CREATE", content="to the one who is left")
+        assert not next(iter(others)).done()
+    finally:
+        for task in lost:
+            task.cancel()
+        await asyncio.gather(*lost, return_exceptions=True)
+
+
 async def test_a_logout_counts_on_every_node(nodes: Nodes) -> None:
     bob = nodes.bob
     for town in (nodes.first, nodes.second):

@@ -292,6 +292,58 @@ async def test_invisible_outlives_the_node(open_town: OpenTown, town: Town) -> N
     assert told_of(ada.gateway, bob) == []
 
 
+async def test_the_invisible_stay_so_however_long_they_were_cut(
+    town: Town, app: App, ada: Person, bob: Person
+) -> None:
+    app.gateway.presence.limits = PresenceLimits(grace_s=0.0, tick_s=0.02)
+    guild = await town.guild(ada, bob)
+    await ada.connect()
+    await bob.connect()
+    await hears(ada.gateway, bob, "online")
+    await show(bob.gateway, "invisible")
+    await hears(ada.gateway, bob, "offline")
+    session_id, seq = bob.gateway.session_id, bob.gateway.seq
+    await bob.gateway.abort()
+    await fence(town, guild, ada.gateway)
+    gateway = await bob.resume(session_id, seq)
+    await gateway.expect("RESUMED")
+    await gateway.expect("PRESENCE_UPDATE", user={"id": bob.id}, status="invisible")
+    await fence(town, guild, ada.gateway)
+    assert told_of(ada.gateway, bob) == ["online", "offline"]
+
+
+async def test_invisible_right_behind_identify_is_not_seen_to_come(
+    town: Town, ada: Person, bob: Person
+) -> None:
+    guild = await town.guild(ada, bob)
+    await ada.connect()
+    gateway = await town.open_gateway()
+    await gateway.send(Op.IDENTIFY, {"token": bob.access_token})
+    await show(gateway, "invisible")
+    await gateway.expect("READY")
+    await gateway.expect("PRESENCE_UPDATE", user={"id": bob.id}, status="invisible")
+    await fence(town, guild, ada.gateway)
+    assert told_of(ada.gateway, bob) == []
+
+
+async def test_invisible_right_behind_resume_is_shown(
+    town: Town, app: App, ada: Person, bob: Person
+) -> None:
+    app.gateway.presence.limits = LONG
+    guild = await town.guild(ada, bob)
+    await ada.connect()
+    await bob.connect()
+    await hears(ada.gateway, bob, "online")
+    session_id, seq = bob.gateway.session_id, bob.gateway.seq
+    await bob.gateway.abort()
+    gateway = await town.open_gateway()
+    await gateway.send(Op.RESUME, {"token": bob.access_token, "session_id": session_id, "seq": seq})
+    await show(gateway, "invisible")
+    await gateway.expect("RESUMED")
+    await fence(town, guild, ada.gateway)
+    assert told_of(ada.gateway, bob) == ["online", "offline"]
+
+
 # Sessions that are cut, and several of them.
 
 

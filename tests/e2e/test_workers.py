@@ -24,6 +24,19 @@ pytestmark = pytest.mark.usefixtures("has_redis")
 # Connections go to the workers at random: so many to one alone are a coin that never turns.
 MOST_TRIES = 40
 SENT = 12
+# Until it is noticed that a worker hangs; more than it takes.
+HANG_S = 30.0
+
+
+# Has Ctrl-C pressed when the first library is loaded.
+INTERRUPTED = """
+import signal, sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "uvloop":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+"""
 
 
 class Below:
@@ -194,6 +207,48 @@ async def test_a_worker_that_hangs_counts_with_what_it_said_last(
     finally:
         worker.resume()
     assert after["parley_http_requests_total"] == before["parley_http_requests_total"] > 0
+    assert (before["parley_workers"], after["parley_workers"]) == (2, 1)
+
+
+async def test_another_takes_the_place_of_a_worker_that_hangs(
+    server: ServerProcess, below: Below, city: Town, http: aiohttp.ClientSession
+) -> None:
+    ada, bob = await city.person("ada"), await city.person("bob")
+    guild = await city.guild(ada)
+    healthy, hung = await connect_apart(below, ada, bob)
+    for number in range(SENT):
+        await ada.say(guild.channel_id, str(number))
+    await ada.fence()
+
+    psutil.Process(hung).suspend()
+    await server.says("worker_hangs", within=HANG_S)
+    before = bob.gateway
+    await before.expect_close(1006)
+    await server.says("worker_restarted")
+    pids = {worker.pid for worker in below.workers()}
+    assert len(pids) == 2
+    assert healthy in pids
+    assert hung not in pids
+    after = await bob.resume(before.session_id, before.seq)
+    await after.expect("RESUMED")
+    assert not ada.gateway.is_closed
+
+    # Nobody has asked for the metrics, and yet what a worker counts does not die with it.
+    worker = psutil.Process(healthy)
+    worker.kill()
+    await asyncio.to_thread(worker.wait, 5)
+    now = await metrics(server, http)
+    assert now["parley_gateway_deliveries_total"] >= SENT
+
+
+async def test_a_stop_does_not_wait_for_a_worker_that_hangs(
+    server: ServerProcess, below: Below
+) -> None:
+    hung = below.workers()[0]
+    hung.suspend()
+    assert await server.stop() == 0
+    assert "worker_hangs" in server.output
+    assert not is_running(hung.pid)
 
 
 async def test_a_stop_leaves_nothing_running(start_server: StartServer) -> None:
@@ -360,6 +415,35 @@ async def test_a_stopping_server_serves_until_balancers_have_noticed(
     async with aiohttp.ClientSession() as newcomer, newcomer.get(f"{server.url}/live") as answer:
         assert answer.status == 200
     assert await server.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "answer"),
+    [
+        ("1", "PARLEY_WORKER is for the workers that a server starts: unset it."),
+        (
+            '{"number":1,"metrics_socket":"/nowhere"}',
+            "There is no supervisor above this worker: unset PARLEY_WORKER.",
+        ),
+    ],
+)
+async def test_nobody_makes_a_worker_by_hand(
+    settings: dict[str, str], tmp_path: Path, told: str, answer: str
+) -> None:
+    server = ServerProcess(tmp_path / "var", {**settings, "PARLEY_WORKER": told})
+    with pytest.raises(DidNotServe) as refusal:
+        await server.start()
+    assert str(refusal.value) == f"parley: {answer}"
+
+
+async def test_ctrl_c_while_the_program_is_loaded_is_no_fault(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    server = ServerProcess(tmp_path / "var", settings)
+    server.program = _program(tmp_path, INTERRUPTED)
+    with pytest.raises(DidNotServe) as refusal:
+        await server.start()
+    assert not str(refusal.value)
 
 
 def _program(folder: Path, first: str) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from tests.fault.world import Scale
 
 # What is tried in a short run: the hardest of each kind.
 _SHORT: Final = ("kill_node", "kill_postgres", "kill_redis", "rolling_restart")
+# A node that is alone has no Redis.
+_SHORT_ALONE: Final = ("kill_node", "kill_postgres", "rolling_restart")
 _SHORT_S: Final = 75.0
 _SHORT_AT_MOST_S: Final = 125.0
 # Of a thorough run whose time is not told: each fault comes so often.
@@ -53,7 +55,9 @@ def main() -> int:
 
 
 def _plan(options: argparse.Namespace, seed: int) -> Plan:
-    names = options.fault or (list(FAULTS) if options.full else list(_SHORT))
+    # What was named, or what proves the least that is to be proved, may not be left out.
+    required = options.fault or (_SHORT if options.nodes > 1 else _SHORT_ALONE)
+    names = options.fault or (list(FAULTS) if options.full else required)
     if options.full:
         rounds = _ROUNDS if options.seconds is None else 1
         seconds, at_most_s = options.seconds or 0, float("inf")
@@ -65,6 +69,7 @@ def _plan(options: argparse.Namespace, seed: int) -> Plan:
         seed=seed,
         nodes=options.nodes,
         faults=names,
+        required=required,
         rounds=rounds,
         is_thorough=options.full,
         messages=options.messages,

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from tests.fault.history import History, Op, Outcome
+from tests.fault.history import History, Op, Outcome, ServerError
 
 Json = Any
 
@@ -26,6 +26,8 @@ PASSWORD = "correct horse battery staple"
 LOST = (aiohttp.ClientError, OSError, TimeoutError)
 _NOT_DONE = {429}
 MAYBE_DONE = range(500, 600)
+# The one of these that a fault explains. The others are bugs, and put nothing in doubt.
+_UNAVAILABLE = 503
 
 
 def marker(words: str) -> str:
@@ -44,10 +46,12 @@ class Account:
         self.id = ""
         self.token = ""
         self.session_id = ""
-        # Every status that was ever answered: what is 500 must be looked into.
+        # Every status that was ever answered, and the answers that none may ever give.
         self.statuses: Counter[int] = Counter()
+        self.errors: list[ServerError] = []
         self.in_flight = 0
         self.patience_s = CALL_S
+        self.give_up_s = GIVE_UP_S
         self._http = http
         self._node = node
         # Where the last request failed: the next one goes elsewhere.
@@ -73,7 +77,10 @@ class Account:
         self.statuses[response.status] += 1
         if response.status not in MAYBE_DONE:
             self._failed = ""
-        return response.status, msgspec.json.decode(content) if content else None
+        elif response.status != _UNAVAILABLE:
+            words = f"{method} {path} by {self.username} gave {response.status} {content!r}"
+            self.errors.append(ServerError(words, time.monotonic()))
+        return response.status, _read(content)
 
     async def must(self, method: str, path: str, body: Json = None) -> Json:
         """A request before or after the faults; it is tried until there is an answer."""
@@ -103,7 +110,7 @@ class Account:
 
     async def once(self, history: History, op: Op, method: str, path: str, body: Json) -> Op:
         """Try an operation that must not be repeated blindly."""
-        until = time.monotonic() + GIVE_UP_S
+        until = time.monotonic() + self.give_up_s
         while time.monotonic() < until:
             op.attempts += 1
             try:
@@ -117,7 +124,9 @@ class Account:
                 history.end(op, "unknown")
                 return op
             if status in MAYBE_DONE:
-                history.doubt(op)
+                if status == _UNAVAILABLE:
+                    # What a fault explains shows that it hit; a bug shows nothing of it.
+                    history.doubt(op)
                 history.end(op, "unknown", status=status, result=answer)
             else:
                 outcome: Outcome = "ok" if 200 <= status < 300 else "fail"
@@ -160,7 +169,7 @@ class Account:
             "nonce": op.about["nonce"],
             "enforce_nonce": True,
         }
-        until = time.monotonic() + GIVE_UP_S
+        until = time.monotonic() + self.give_up_s
         # An operation that comes here again has been tried before.
         is_certain = op.attempts == 0
         while time.monotonic() < until:
@@ -178,13 +187,23 @@ class Account:
             if 200 <= status < 300:
                 history.end(op, "ok", status=status, result=answer)
                 return
-            if status not in MAYBE_DONE and status not in _NOT_DONE:
-                # A refusal of the repetition says nothing about what came before it.
-                outcome: Outcome = "fail" if is_certain else "unknown"
+            if status not in {_UNAVAILABLE, *_NOT_DONE}:
+                # A refusal of the repetition says nothing about what came before it, and a bug
+                # nothing about anything: it would be met again and again.
+                is_refused = is_certain and status not in MAYBE_DONE
+                outcome: Outcome = "fail" if is_refused else "unknown"
                 history.end(op, outcome, status=status, result=answer)
                 return
-            if status in MAYBE_DONE:
+            if status == _UNAVAILABLE:
                 is_certain = False
                 history.doubt(op)
             await asyncio.sleep(min(_PAUSE_S, float((answer or {}).get("retry_after", 0.1))))
         history.end(op, "unknown")
+
+
+def _read(content: bytes) -> Json:
+    """A body; what is no JSON comes from a server that broke, and its status tells."""
+    try:
+        return msgspec.json.decode(content) if content else None
+    except msgspec.DecodeError:
+        return None

@@ -12,11 +12,13 @@ import aiohttp
 import msgspec
 
 from tests.fault.actors import cast
+from tests.fault.calls import GIVE_UP_S
+from tests.fault.complaints import is_complaint
 from tests.fault.deployment import Deployment, Needs, deploy
 from tests.fault.ending import Ending
 from tests.fault.evidence import Evidence, Injection, Probe
 from tests.fault.faults import FAULTS, NOT_YET, Fault
-from tests.fault.history import History, Op
+from tests.fault.history import History, Op, ServerError
 from tests.fault.invariants import PROBE_S, judge
 from tests.fault.readers import Reader
 from tests.fault.tally import Row, rows_of
@@ -62,6 +64,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     patience_s: float = 10.0
     # How long the outbox may take to empty itself at the end.
     quiet_s: float = 5.0
+    # How long a probe is waited for that need not arrive for the promise to be kept.
+    probe_s: float = PROBE_S
+    # When an operation that nobody answers is given up, once the faults may come.
+    give_up_s: float = GIVE_UP_S
+    # Faults without which the run proves nothing.
+    required: Sequence[str] = ()
     # Inject each fault once, in this order, instead of any in random order.
     in_turn: bool = False
 
@@ -86,7 +94,9 @@ class Result(msgspec.Struct):
     rows: list[Row]
     left_out: dict[str, str]
     verdicts: list[Verdict]
-    complaints: list[str]
+    # Of the faults that were asked for, and of those without which the run proves nothing.
+    faults: Sequence[str] = ()
+    required: Sequence[str] = ()
 
     @property
     def violated(self) -> set[int]:
@@ -94,7 +104,21 @@ class Result(msgspec.Struct):
 
     @property
     def has_failed(self) -> bool:
-        return bool(self.violated) or self.acknowledged < self.wanted
+        return bool(self.violated or self.gaps)
+
+    @property
+    def gaps(self) -> list[str]:
+        """What the run was to show and did not: it then proves nothing, whatever it kept."""
+        found = [
+            f"{name} WAS LEFT OUT: {self.left_out[name]}."
+            for name in self.required
+            if name in self.left_out
+        ]
+        if self.faults and not self.injections:
+            found.append("NO FAULT WAS INJECTED.")
+        if self.acknowledged < self.wanted:
+            found.append(f"ONLY {self.acknowledged} messages were acknowledged, not {self.wanted}.")
+        return found
 
 
 class Campaign:
@@ -122,6 +146,8 @@ class Campaign:
         await asyncio.gather(world.line.start(), world.narrow.start())
         self._prober = world.accounts["prober0"]
         self._prober.patience_s = _PROBER_S
+        for account in world.accounts.values():
+            account.give_up_s = self._plan.give_up_s
         self._calls = world.history(self._prober)
         listening = [asyncio.create_task(reader.run()) for reader in world.readers]
         acting: list[asyncio.Task[None]] = []
@@ -260,7 +286,7 @@ class Campaign:
 
     async def _wait(self, reader: Reader, words: str, since: float) -> float | None:
         try:
-            async with asyncio.timeout(PROBE_S + self._plan.patience_s):
+            async with asyncio.timeout(self._plan.probe_s + self._plan.patience_s):
                 await reader.has_heard(words)
         except TimeoutError:
             return None
@@ -291,6 +317,17 @@ class Campaign:
         evidence.injections = self.injections
         evidence.gaps = self._gaps
         evidence.deaths = self._target.deaths
+        accounts = self._world.accounts.values()
+        evidence.answers = sum(account.statuses.total() for account in accounts)
+        evidence.errors = [
+            *(error for account in accounts for error in account.errors),
+            *(
+                ServerError(f"{node.name} logged: {line[:2000]}")
+                for node in self._target.nodes
+                for line in node.process.lines
+                if is_complaint(line)
+            ),
+        ]
         return evidence
 
     def _result(self, evidence: Evidence) -> Result:
@@ -302,7 +339,6 @@ class Campaign:
         statuses: Counter[int] = Counter()
         for account in world.accounts.values():
             statuses += account.statuses
-        lines = (line for node in self._target.nodes for line in node.process.lines)
         verdicts = judge(evidence)
         return Result(
             seed=self._plan.seed,
@@ -322,7 +358,8 @@ class Campaign:
             rows=rows_of(evidence, verdicts),
             left_out=self.left_out,
             verdicts=verdicts,
-            complaints=[line for line in lines if _is_complaint(line)],
+            faults=self._plan.faults,
+            required=self._plan.required,
         )
 
 
@@ -347,8 +384,3 @@ async def carry_out(plan: Plan, folder: Path, environ: dict[str, str] | None = N
             histories.mkdir()
             world = World(http, target, histories, seed=plan.seed, scale=plan.scale)
             return await Campaign(plan, folder, target, world).run()
-
-
-def _is_complaint(line: str) -> bool:
-    """Whether the server says that something went wrong which no fault explains."""
-    return ("Traceback" in line or '"exception"' in line) and "Unavailable" not in line

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from tests.fault.calls import marker
 from tests.fault.faults import Hit
-from tests.fault.history import Heard, History, Op, Turn
+from tests.fault.history import Heard, History, Op, ServerError, Turn
 
 Json = Any
 
@@ -157,10 +157,13 @@ class Evidence:
         gaps: Mapping[str, float] | None = None,
         injections: Sequence[Injection] = (),
         deaths: Sequence[str] = (),
+        answers: int = 0,
+        errors: Sequence[ServerError] = (),
     ) -> None:
         """`fresh` has a READY of each reader after the end; `residents` who never left what.
 
-        `gaps` has the holes that each node's tailer found in the log.
+        `gaps` has the holes that each node's tailer found in the log, `answers` counts all that
+        were given, and `errors` has those that none may give, and what the nodes complained of.
         """
         self.stored = stored
         self.probes = probes
@@ -171,6 +174,8 @@ class Evidence:
         self.gaps = gaps or {}
         self.injections = injections
         self.deaths = deaths
+        self.answers = answers
+        self.errors = errors
         self.ops = sorted((op for h in histories for op in h.ops), key=lambda op: op.begun)
         self.turns = {h.name: [r for r in h.records if isinstance(r, Turn)] for h in histories}
         known: dict[int, Json] = {}

@@ -64,6 +64,17 @@ class Turn(msgspec.Struct, tag="turn", tag_field="kind"):
 Record: TypeAlias = Invoked | Ended | Heard | Turn
 
 
+class ServerError(msgspec.Struct):
+    """What went wrong by a server's own fault: as it answered, or as its log has it."""
+
+    words: str
+    at: float = 0.0
+
+    @override
+    def __str__(self) -> str:
+        return self.words
+
+
 class Op(msgspec.Struct):
     """An operation with what became of it."""
 

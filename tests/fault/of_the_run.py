@@ -66,4 +66,17 @@ def faults_hit(evidence: Evidence) -> Verdict:
     return verdict
 
 
-OF_THE_RUN: Final[tuple[Invariant, ...]] = (deploys_go_unnoticed, faults_hit)
+def nothing_broke_within(evidence: Evidence) -> Verdict:
+    """What a fault explains is answered with 503, and logged without a traceback."""
+    verdict = Verdict(16, "no answer was 5xx but 503, and no node logged an error")
+    verdict.checked = evidence.answers
+    for error in evidence.errors:
+        verdict.check(False, error)  # noqa: FBT003
+    return verdict
+
+
+OF_THE_RUN: Final[tuple[Invariant, ...]] = (
+    deploys_go_unnoticed,
+    faults_hit,
+    nothing_broke_within,
+)

@@ -37,13 +37,14 @@ def _lines(result: Result) -> Iterator[str]:
     yield ""
     yield from _verdicts(result)
     yield ""
-    if result.acknowledged < result.wanted:
-        yield f"ONLY {result.acknowledged} messages were acknowledged, not {result.wanted}."
+    yield from result.gaps
     if result.violated:
         yield (
             f"THE PROMISE WAS BROKEN. Seed {result.seed};"
             f" the histories are in {result.folder}/histories"
         )
+    elif result.gaps:
+        yield f"NOTHING IS PROVED. Seed {result.seed}; all of it is in {result.folder}"
     else:
         yield (
             f"The promise was kept: {result.nodes} node(s), {result.acknowledged} messages,"
@@ -106,5 +107,3 @@ def _verdicts(result: Result) -> Iterator[str]:
     for verdict in result.verdicts:
         for violation in verdict.violations[:_SHOWN]:
             yield f"\n   {verdict.number}. {violation.words}"
-    for line in result.complaints[:_SHOWN]:
-        yield f"\nThe server complained: {line[:2000]}"

@@ -6,7 +6,7 @@ from functools import partial
 import msgspec
 
 from tests.fault.evidence import Evidence, Frame, Probe, Row
-from tests.fault.history import Op, Turn
+from tests.fault.history import Op, ServerError, Turn
 
 
 class Violation(msgspec.Struct):
@@ -48,7 +48,7 @@ def _moment(evidence: object) -> float:
         return next((at for at in map(_moment, evidence) if at), 0.0)
     if isinstance(evidence, Op):
         return evidence.begun
-    return evidence.at if isinstance(evidence, Frame | Row | Probe | Turn) else 0.0
+    return evidence.at if isinstance(evidence, Frame | Row | Probe | Turn | ServerError) else 0.0
 
 
 Invariant = Callable[[Evidence], Verdict]

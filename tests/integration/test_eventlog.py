@@ -13,7 +13,7 @@ from internal.db.postgres import Conn, Database
 from internal.eventlog import outbox, repository
 from internal.eventlog.model import Entry
 from internal.eventlog.ring import Ring
-from internal.eventlog.sequencer import Sequencer
+from internal.eventlog.sequencer import LogRewound, Sequencer
 from internal.eventlog.tailer import Tailer
 from internal.events import Audience, Event
 from internal.utils.snowflake import Snowflake
@@ -401,6 +401,7 @@ class Watched:
         self.backlogs: asyncio.Queue[Backlog] = asyncio.Queue()
         self.connections: list[Connection] = []
         self.refusals = 0
+        self.refusal: Exception = ConnectionRefusedError()
         # What other nodes would be told: the epoch, and where a drained run ends.
         self.announced: list[tuple[int, int]] = []
         self.tailer.subscribe(self.told.extend)
@@ -415,7 +416,7 @@ class Watched:
     async def connect(self) -> Connection:
         if self.refusals:
             self.refusals -= 1
-            raise ConnectionRefusedError
+            raise self.refusal
         conn = await asyncpg.connect(self.dsn)
         self.connections.append(conn)
         return conn
@@ -440,9 +441,38 @@ async def test_a_kick_and_the_poll_both_bring_events(db: Database, watched: Watc
     assert await watched.tailer.reached(start + 2, 5)
     assert payloads(watched.told) == [b'{"n":1}', b'{"n":2}']
     async with asyncio.timeout(5):
-        while await watched.backlogs.get() != (start + 2, None):
+        while (await watched.backlogs.get())[:2] != (start + 2, None):
             assert watched.tailer.pos == start + 2
     assert watched.sequencer.complaint() is None
+    # Others are told of the same runs, in order.
+    epochs, ends = zip(*watched.announced, strict=True)
+    assert set(epochs) == {watched.tailer.epoch}
+    assert list(ends) == [start + 1, start + 2]
+
+
+@pytest.mark.parametrize(
+    "rewind",
+    [
+        "UPDATE log_head SET pos = pos - 1",
+        "UPDATE log_head SET epoch = epoch + 1",
+    ],
+)
+async def test_a_log_that_goes_back_ends_the_sequencer(databases: Databases, rewind: str) -> None:
+    """A restore under a running node: what it holds in memory is worth nothing any more."""
+    async with databases.lend(again=False) as dsn:
+        conn = await asyncpg.connect(dsn)
+        try:
+            watched = Watched(dsn)
+            await conn.execute("UPDATE log_head SET pos = pos + 5")
+            await watched.tailer.start(conn, warm=0)
+            task = asyncio.create_task(watched.sequencer.run())
+            async with asyncio.timeout(5):
+                await watched.backlogs.get()
+            await conn.execute(rewind)
+            with pytest.raises(LogRewound, match=r"position \d+ was known"):
+                await asyncio.wait_for(task, 5)
+        finally:
+            await conn.close()
 
 
 async def test_what_another_node_drained_is_read_from_the_log(
@@ -466,9 +496,19 @@ async def test_more_than_a_batch_arrives_in_order(db: Database, watched: Watched
     assert [e.pos for e in watched.told] == list(range(start + 1, start + 2301))
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ConnectionRefusedError(),
+        # While somebody looks after it: ALLOW_CONNECTIONS false, a password that is changed.
+        asyncpg.ObjectNotInPrerequisiteStateError("not now"),
+        asyncpg.InvalidPasswordError("who are you"),
+    ],
+)
 async def test_it_survives_its_connection_and_a_database_that_is_away(
-    db: Database, watched: Watched, conn: Connection
+    db: Database, watched: Watched, conn: Connection, refusal: Exception
 ) -> None:
+    watched.refusal = refusal
     start = watched.tailer.pos
     await say(db, Said(n=1))
     assert await watched.tailer.reached(start + 1, 5)

@@ -4,11 +4,18 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any, cast
 
+import msgspec
 import pytest
 from redis.asyncio import Redis as Client
 
 from internal.db.redis import Redis, RedisAway
-from internal.presence.model import PresenceLimits, PresenceUpdate, Showing, UserPresence
+from internal.presence.model import (
+    PresenceLimits,
+    PresenceUpdate,
+    SessionPresence,
+    Status,
+    UserPresence,
+)
 from internal.presence.repository import (
     PATIENCE_S,
     TTL_S,
@@ -22,7 +29,6 @@ from tests.support.presence import Node, part
 from tests.support.redis import RedisService
 
 PREFIX = "parley:test"
-_BEGAN = Showing()
 _IDLE = PresenceUpdate(status="idle")
 KINDS = ["in this process", "single", "cluster", "sentinel"]
 
@@ -195,7 +201,37 @@ async def test_more_changes_than_are_remembered_one_by_one(shared: Shared) -> No
     assert all(found["a", user_id] == part("idle") for user_id in range(2001, 3001))
 
 
+async def test_of_what_a_session_shows_the_later_word_is_kept(shared: Shared) -> None:
+    here, there = await opened(shared, "a", "b")
+    words = [SessionPresence(key, "idle", "web", (), 5) for key in range(1, 30)]
+    await here.keep(words)
+    await there.keep(
+        [SessionPresence(1, "dnd", "web", (), 6), SessionPresence(2, "dnd", at=4, device="web")]
+    )
+    found = {word.key: word for word in await there.kept([*range(1, 31)])}
+    assert sorted(found) == list(range(1, 30))
+    assert found[1].status == "dnd"
+    assert found[2] == words[1]
+    assert await here.kept([77]) == []
+
+
 # Several nodes, each with its people.
+
+
+@pytest.mark.parametrize("status", ["invisible", "idle"])
+async def test_what_a_session_showed_outlives_its_node(shared: Shared, status: Status) -> None:
+    dead = shared.node("a")
+    dead.come(1)
+    dead.service.change(1, 1, PresenceUpdate(status=status))
+    for _ in range(2):
+        await dead.work()
+    await shared.silence("a")
+    here = shared.node("b")
+    here.service.back(1, 1, "web")
+    here.service.live(1, 1, (9,))
+    for _ in range(2):
+        await here.work()
+    assert here.listeners.statuses(1) == ([] if status == "invisible" else [status])
 
 
 async def test_users_of_a_dead_node_go_offline_on_the_others(shared: Shared) -> None:
@@ -243,7 +279,7 @@ async def test_a_session_that_moved_to_another_node_is_one(shared: Shared) -> No
         await node.work()
     assert there.listeners.statuses(1) == ["dnd"]
     here.service.gone(1, 1, for_good=False)
-    there.service.back(1, 1, began=_BEGAN)
+    there.service.back(1, 1, "web")
     there.service.live(1, 1, (9,))
     for node in (there, here, there):
         await node.work()
@@ -325,6 +361,51 @@ async def test_while_redis_is_away_everybody_stays_and_later_all_is_told(
     assert there.listeners.statuses(1) == []
     assert there.listeners.statuses(2) == ["offline"]
     assert there.listeners.statuses(3) == ["online"]
+
+
+async def test_a_value_that_cannot_be_read_costs_no_others(in_redis: Shared) -> None:
+    here, there, newer = await opened(in_redis, "a", "b", "c")
+    await there.put({1: part()})
+    await newer.put({7: part(), 8: part()})
+    await here.changes()
+    [redis, *_] = in_redis.opened
+    users = redis.key("presence", "{c}", "users")
+    await newer.put({7: part("dnd"), 8: part("dnd")})
+    odd = msgspec.msgpack.encode([[9], [[1, "streaming", "web"]]])
+    await redis.call(lambda client: cast("Any", client).hset(users, "7", odd))
+    await there.put({1: None})
+    # Who can't be read is shown as away, not as before.
+    assert await read(here) == {("b", 1): None, ("c", 7): None, ("c", 8): part("dnd")}
+    assert cast("RedisPresences", here).unreadable == 1
+    await there.put({2: part()})
+    await newer.put({7: part("idle")})
+    assert await read(here) == {("b", 2): part(), ("c", 7): part("idle")}
+
+
+async def test_the_dead_are_not_asked_for_ever(in_redis: Shared) -> None:
+    here, there = await opened(in_redis, "a", "b")
+    [redis, *_] = in_redis.opened
+    nodes = redis.key("presence", "nodes")
+
+    async def asked() -> int:
+        before = await redis.call(lambda client: cast("Any", client).info("commandstats"))
+        assert await read(here) == {}
+        after = await redis.call(lambda client: cast("Any", client).info("commandstats"))
+        evals = [stats.get("cmdstat_eval", {"calls": 0})["calls"] for stats in (before, after)]
+        return int(evals[1] - evals[0])
+
+    living = await asked()
+    seconds, _ = await redis.call(lambda client: cast("Any", client).time())
+    dead = {f"dead {n}": (seconds - TTL_S - PATIENCE_S - 2) * 1000 for n in range(50)}
+    await redis.call(lambda client: cast("Any", client).zadd(nodes, dead))
+    assert await asked() == living
+    # The clocks of the nodes say nothing of that: one of them may be far behind.
+    in_redis.clock.pass_by(days=-1)
+    assert await there.beat()
+    found = await redis.call(lambda client: cast("Any", client).zrange(nodes, 0, -1))
+    assert set(found) == {b"a", b"b"}
+    assert await there.put({1: part()})
+    assert await read(here) == {("b", 1): part()}
 
 
 async def test_what_a_node_writes_ends_with_it(

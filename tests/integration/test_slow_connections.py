@@ -64,6 +64,7 @@ def application(arrived: asyncio.Event, gate: asyncio.Event) -> web.Application:
     app.router.add_get("/gate", wait)
     app.router.add_get("/big", big)
     app.router.add_get("/quick", quick)
+    app.router.add_get("/live", quick)
     app.router.add_post("/quick", quick)
     app.router.add_post("/echo", echo)
     return app
@@ -300,7 +301,7 @@ async def test_no_more_connections_than_there_may_be(open_site: OpenSite, wires:
     second = await wires.open(site.url, GET)
     assert (await first.answer()).status == (await second.answer()).status == 200
     with capture_logs() as lines:
-        third = await wires.open(site.url)
+        third = await wires.open(site.url, GET)
         refusal = await third.answer()
         assert refusal.status == 503
         assert refusal.json()["code"] == 90004
@@ -317,6 +318,70 @@ async def test_no_more_connections_than_there_may_be(open_site: OpenSite, wires:
                 await second.answer()
     assert lines[0]["event"] == "connections_refused"
     assert lines[0]["count"] == 1
+
+
+PROBE = b"GET /live HTTP/1.1\r\n" + HEAD
+
+
+async def fill(open_site: OpenSite, wires: Wires, **near: object) -> Site:
+    """A site whose only place is taken by half a head."""
+    site = await open_site(connections=1, **near)
+    await wires.open(site.url, b"POST /echo HTTP/1.1\r\nHost: here\r\n")
+    async with asyncio.timeout(5):
+        while not len(site.open):  # noqa: ASYNC110  # no event tells
+            await asyncio.sleep(0)
+    return site
+
+
+async def test_a_full_server_answers_probes_and_nothing_else(
+    open_site: OpenSite, wires: Wires
+) -> None:
+    site = await fill(open_site, wires)
+    for _ in range(3):
+        probe = await wires.open(site.url, PROBE + GET)
+        answer = await probe.answer()
+        assert answer.status == 200
+        assert answer.headers["Connection"] == "close"
+        # Whoever comes in by a probe gets nothing else.
+        assert await probe.rest() == b""
+        for other in (GET, b"GET /live2 HTTP/1.1\r\n", b"POST /live HTTP/1.1\r\n", b"x" * 5_000):
+            assert (await wires.ask(site.url, other)).status == 503
+    assert (await wires.ask(site.url, b"GET /live?from=here HTTP/1.1\r\n" + HEAD)).status == 200
+
+
+async def test_a_probe_may_come_in_pieces(open_site: OpenSite, wires: Wires) -> None:
+    site = await fill(open_site, wires)
+    probe = await wires.open(site.url)
+    for byte in PROBE:
+        probe.send(bytes((byte,)))
+        await probe.writer.drain()
+        await asyncio.sleep(0)
+    assert (await probe.answer()).status == 200
+
+
+async def test_the_silent_do_not_keep_probes_out(open_site: OpenSite, wires: Wires) -> None:
+    site = await fill(open_site, wires, reserve=2)
+    silent = [await wires.open(site.url, b"GET /live HTTP/1.1\r\n") for _ in range(5)]
+    for connection in silent[:3]:
+        assert (await connection.answer()).status == 503
+        assert await connection.rest() == b""
+    assert (await wires.ask(site.url, PROBE)).status == 200
+    assert (await silent[3].answer()).status == 503
+    # The newest kept its place.
+    silent[4].send(HEAD)
+    assert (await silent[4].answer()).status == 200
+
+
+async def test_who_is_silent_beyond_the_limit_is_refused_soon(
+    open_site: OpenSite, wires: Wires
+) -> None:
+    site = await fill(open_site, wires, reserve_head_s=SOON)
+    silent = await wires.open(site.url)
+    assert (await silent.answer()).status == 503
+    assert await silent.rest() == b""
+    half = await wires.open(site.url, b"GET /live HTTP/1.1\r\nHost: he")
+    assert (await half.answer()).status == 503
+    assert len(site.open) == 1
 
 
 async def test_no_more_of_one_address(open_site: OpenSite, wires: Wires) -> None:
@@ -347,6 +412,9 @@ class Peer:
 
     def expire(self, now: float) -> None:
         raise AssertionError(f"nothing is due at {now}")
+
+    def refuse(self) -> None:
+        raise AssertionError("there is room")
 
 
 async def test_neighbours_count_as_one() -> None:

@@ -161,6 +161,18 @@ async def test_the_lease_is_kept_by_a_task(db: Database, clock: StandingClock) -
     await asyncio.gather(keeping, return_exceptions=True)
 
 
+async def test_a_database_that_is_silent_does_not_hold_up_a_stop(
+    db: Database, clock: StandingClock
+) -> None:
+    node = await lease(db, clock)
+    async with db.transaction() as tx:
+        await tx.conn.execute("SELECT FROM snowflake_workers FOR UPDATE")
+        async with asyncio.timeout(4):
+            assert not await node.release()
+    with pytest.raises(Unavailable):
+        node.new_id()
+
+
 async def test_a_database_that_is_away_is_no_obstacle_to_stopping(
     database_url: str, clock: StandingClock
 ) -> None:

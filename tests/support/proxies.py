@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +17,9 @@ NGINX_TEMPLATE = ROOT / "deploy" / "nginx" / "nginx.conf.template"
 START_S = 20.0
 # So many nodes stand in the configurations. The ports of those that a test has not are closed.
 NODES = 3
+
+# Changes the text of a configuration where its variables do not reach.
+Edit = Callable[[str], str]
 
 
 class DidNotStart(Exception):
@@ -100,6 +103,9 @@ def settings(
         "PROXY_TIMEOUT": "60s",
         "PROXY_TUNNEL_TIMEOUT": "3m",
         "PROXY_MAX_CONNECTIONS": "2000",
+        "PROXY_CONNECTIONS_PER_ADDRESS": "1000",
+        # A pipe here, which can be opened by this name.
+        "PROXY_ACCESS_LOG": "/dev/stdout",
         "PROXY_ADMIN_SOCKET": str(folder / "admin.sock"),
         **{f"PROXY_NODE_{number}": node for number, node in enumerate(addresses, start=1)},
         **more,
@@ -112,24 +118,34 @@ def rendered(environ: Mapping[str, str]) -> str:
     return re.sub(r"\$\{(PROXY_\w+)\}", lambda name: environ[name[1]], template)
 
 
-def command(kind: str, folder: Path, environ: Mapping[str, str], *, check: bool) -> list[str]:
+def unchanged(text: str) -> str:
+    return text
+
+
+def command(
+    kind: str, folder: Path, environ: Mapping[str, str], *, check: bool, edit: Edit = unchanged
+) -> list[str]:
     """How the program is started, or asked about its configuration."""
     program = shutil.which(kind, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     assert program is not None
     if kind == "haproxy":
-        return [program, *(["-c"] if check else ["-W", "-db"]), "-f", str(HAPROXY_CONFIG)]
+        config = folder / "haproxy.cfg"
+        config.write_text(edit(HAPROXY_CONFIG.read_text(encoding="utf-8")), encoding="utf-8")
+        return [program, *(["-c"] if check else ["-W", "-db"]), "-f", str(config)]
     config = folder / "nginx.conf"
-    config.write_text(rendered(environ), encoding="utf-8")
+    config.write_text(edit(rendered(environ)), encoding="utf-8")
     main = f"pid {folder / 'nginx.pid'};" + ("" if check else " daemon off;")
     return [program, *(["-t"] if check else []), "-c", str(config), "-g", main]
 
 
 @asynccontextmanager
-async def open_proxy(kind: str, folder: Path, environ: Mapping[str, str]) -> AsyncIterator[Proxy]:
+async def open_proxy(
+    kind: str, folder: Path, environ: Mapping[str, str], *, edit: Edit = unchanged
+) -> AsyncIterator[Proxy]:
     """A proxy that serves."""
     https, http = (int(environ[name].rpartition(":")[2]) for name in ("PROXY_HTTPS", "PROXY_HTTP"))
     process = await asyncio.create_subprocess_exec(
-        *command(kind, folder, environ, check=False),
+        *command(kind, folder, environ, check=False, edit=edit),
         env={"PATH": os.environ["PATH"], **environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -150,7 +150,7 @@ async def test_the_metrics_page(aiohttp_client: AiohttpClient) -> None:
     metrics.observe_request(method="BREW\n", route=None, status=404, seconds=0.0)
     metrics.count_from("parley_gateway_deliveries", "Events handed on.", lambda: 1000)
     metrics.resumes.labels("resumed").inc()
-    client = await aiohttp_client(metrics_app(metrics))
+    client = await aiohttp_client(metrics_app(metrics, Health({}, lag=lambda: 0.0)))
 
     response = await client.get("/metrics")
     text = await response.text()
@@ -165,6 +165,17 @@ async def test_the_metrics_page(aiohttp_client: AiohttpClient) -> None:
     assert 'parley_gateway_resumes_total{outcome="resumed"} 1.0' in text
     assert "process_resident_memory_bytes" in text
     assert (await client.get("/")).status == 404
+
+
+async def test_probes_are_answered_beside_the_metrics(aiohttp_client: AiohttpClient) -> None:
+    """Also when there is no room for one more connection where clients come in."""
+    health = Health({}, lag=lambda: 0.0)
+    client = await aiohttp_client(metrics_app(Metrics(), health))
+    assert (await client.get("/live")).status == 200
+    assert (await client.get("/ready")).status == 200
+    health.drain()
+    assert (await client.get("/live")).status == 200
+    assert (await client.get("/ready")).status == 503
 
 
 def test_two_instances_share_nothing() -> None:

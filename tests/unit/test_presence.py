@@ -136,7 +136,7 @@ async def test_who_was_cut_counts_as_there_for_a_while(clock: StandingClock) -> 
     clock.pass_by(seconds=9.9)
     await node.service.tell()
     assert node.service.online == 2
-    node.service.back(1, 1, Showing())
+    node.service.back(1, 1, "web")
     clock.pass_by(seconds=0.2)
     await node.service.tell()
     assert node.listeners.statuses(1) == ["online"]
@@ -286,7 +286,7 @@ async def test_nothing_is_kept_of_who_is_gone(clock: StandingClock) -> None:
     kept = {
         name: held
         for name, held in vars(node.service).items()
-        if isinstance(held, dict) and held and name != "_unwritten"
+        if isinstance(held, dict) and held and name not in {"_unwritten", "_unkept", "_last"}
     }
     assert kept == {}
 
@@ -318,7 +318,7 @@ async def test_a_session_that_was_ended_here_and_known_elsewhere_may_be_resumed(
     await there.work()
     await here.work()
     for _ in range(2):
-        here.service.back(1, 1, Showing())
+        here.service.back(1, 1, "web")
         here.service.live(1, 1, (GUILD,))
         await here.work()
         assert here.service.online == 1
@@ -327,3 +327,257 @@ async def test_a_session_that_was_ended_here_and_known_elsewhere_may_be_resumed(
         await here.work()
         assert here.service.online == 0
     assert here.listeners.statuses(1) == ["dnd", "offline", "dnd", "offline"]
+
+
+# Who does not want to be seen, and who has left.
+
+OFTEN = PresenceLimits(changes=1000)
+
+
+def say(node: Node, user_id: int, status: Status) -> None:
+    node.service.change(user_id, user_id, PresenceUpdate(status=status))
+
+
+def resume(node: Node, user_id: int, *, guilds: tuple[int, ...] = (GUILD,)) -> None:
+    node.service.back(user_id, user_id, "web")
+    node.service.live(user_id, user_id, guilds)
+
+
+@pytest.mark.parametrize("status", ["invisible", "dnd"])
+async def test_who_was_cut_for_long_shows_again_what_they_showed_last(
+    clock: StandingClock, status: Status
+) -> None:
+    node = node_of(clock, PresenceLimits(grace_s=10))
+    node.come(1)
+    say(node, 1, status)
+    await node.work()
+    node.service.gone(1, 1, for_good=False)
+    clock.pass_by(seconds=11)
+    await node.work()
+    node.listeners.told.clear()
+    resume(node, 1)
+    await node.work()
+    assert node.listeners.statuses(1) == ([] if status == "invisible" else [status])
+
+
+async def test_of_whom_nothing_is_known_nothing_is_shown_until_they_say_something(
+    clock: StandingClock,
+) -> None:
+    node = node_of(clock)
+    resume(node, 1)
+    for _ in range(3):
+        await node.work()
+    assert node.listeners.told == []
+    assert {one.status for _, one in node.listeners.privately} == {"invisible"}
+    say(node, 1, "online")
+    await node.work()
+    assert node.listeners.statuses(1) == ["online"]
+
+
+async def test_a_change_that_waits_when_a_session_is_cut_is_not_forgotten(
+    clock: StandingClock,
+) -> None:
+    node = node_of(clock, PresenceLimits(grace_s=10, changes=1, change_s=600))
+    node.come(1)
+    say(node, 1, "dnd")
+    say(node, 1, "invisible")
+    node.service.gone(1, 1, for_good=False)
+    clock.pass_by(seconds=11)
+    await node.work()
+    node.listeners.told.clear()
+    resume(node, 1)
+    await node.work()
+    assert node.listeners.told == []
+
+
+async def test_what_is_said_before_a_resumed_session_is_live_counts(clock: StandingClock) -> None:
+    board = Board(clock)
+    here, there = (Node(name, LocalPresences(board, name), clock, OFTEN) for name in "ab")
+    there.come(1)
+    await there.work()
+    await here.work()
+    assert here.listeners.statuses(1) == ["online"]
+    here.service.back(1, 1, "web")
+    say(here, 1, "invisible")
+    here.service.live(1, 1, (GUILD,))
+    await here.work()
+    assert here.listeners.statuses(1) == ["offline"]
+
+
+async def test_a_cut_session_that_went_on_elsewhere_comes_back_as_it_was_there(
+    clock: StandingClock,
+) -> None:
+    board = Board(clock)
+    limits = PresenceLimits(grace_s=10, changes=1000)
+    here, there = (Node(name, LocalPresences(board, name), clock, limits) for name in "ab")
+    here.come(1)
+    await here.work()
+    await there.work()
+    here.service.gone(1, 1, for_good=False)
+    resume(there, 1)
+    clock.pass_by(seconds=1)
+    say(there, 1, "invisible")
+    await there.work()
+    there.service.gone(1, 1, for_good=False)
+    await here.work()
+    here.listeners.told.clear()
+    resume(here, 1)
+    for _ in range(3):
+        clock.pass_by(seconds=10)
+        await there.work()
+        await here.work()
+    assert here.listeners.told == []
+    assert here.service.online == 0
+
+
+async def test_what_is_remembered_of_sessions_is_bounded(clock: StandingClock) -> None:
+    node = node_of(clock, PresenceLimits(kept=10))
+    for user_id in range(1, 51):
+        node.come(user_id)
+        node.service.gone(user_id, user_id, for_good=False)
+    clock.pass_by(seconds=11)
+    await node.service.tell()
+    assert len(vars(node.service)["_last"]) == len(vars(node.service)["_unkept"]) == 10
+
+
+@pytest.mark.parametrize("ahead", ["here", "there"])
+async def test_the_last_word_counts_though_the_clocks_differ(ahead: str) -> None:
+    clocks = StandingClock(), StandingClock()
+    board = Board(clocks[0])
+    here, there = (
+        Node(name, LocalPresences(board, name), clock, OFTEN)
+        for name, clock in zip("ab", clocks, strict=True)
+    )
+    clocks[ahead == "there"].pass_by(seconds=12)
+    here.come(1)
+    await here.work()
+    await there.work()
+    here.service.gone(1, 1, for_good=False)
+    resume(there, 1)
+    say(there, 1, "invisible")
+    for _ in range(2):
+        await there.work()
+        await here.work()
+    assert here.listeners.statuses(1) == ["online", "offline"]
+    say(there, 1, "dnd")
+    there.service.gone(1, 1, for_good=True)
+    for _ in range(2):
+        await there.work()
+        await here.work()
+    assert here.service.online == there.service.online == 0
+
+
+async def test_a_session_of_which_word_comes_late_is_as_it_was(clock: StandingClock) -> None:
+    board = Board(clock)
+    here, there = (Node(name, LocalPresences(board, name), clock, OFTEN) for name in "ab")
+    there.come(1, status="dnd")
+    # It is resumed before this node has read of it.
+    resume(here, 1)
+    await there.work()
+    for _ in range(2):
+        await here.work()
+        await there.work()
+    there.service.gone(1, 1, for_good=False)
+    clock.pass_by(seconds=11)
+    for _ in range(2):
+        await there.work()
+        await here.work()
+    assert here.listeners.statuses(1) == ["dnd"]
+
+
+async def test_a_last_word_that_arrives_after_a_session_has_moved_stays(
+    clock: StandingClock,
+) -> None:
+    board = Board(clock)
+    here, there = (Node(name, LocalPresences(board, name), clock, OFTEN) for name in "ab")
+    there.come(1)
+    await there.work()
+    await here.work()
+    clock.pass_by(seconds=1)
+    say(there, 1, "invisible")
+    there.service.gone(1, 1, for_good=False)
+    # What this node knows of it is a moment old, and so is what the store keeps.
+    resume(here, 1)
+    await here.work()
+    for _ in range(3):
+        await there.work()
+        await here.work()
+        clock.pass_by(seconds=11)
+    assert here.listeners.statuses(1) == ["online", "offline"]
+    assert here.service.online == there.service.online == 0
+
+
+async def test_a_resumed_session_hears_nothing_of_who_left_its_guild(clock: StandingClock) -> None:
+    node = node_of(clock, OFTEN)
+    node.come(1)
+    node.come(2, guilds=(GUILD, 7))
+    node.come(3, guilds=(GUILD, 7))
+    await node.work()
+    node.service.moved([2, 3], GUILD, is_in=False)
+    await node.work()
+    say(node, 2, "dnd")
+    node.service.gone(3, 3, for_good=True)
+    clock.pass_by(seconds=1)
+    await node.work()
+    node.service.gone(1, 1, for_good=False)
+    node.service.back(1, 1, "web")
+    told = node.service.live(1, 1, (GUILD,))
+    assert {int(event.presence.user.id) for event in told} == {1}
+    # Who shares another guild hears of them there.
+    heard = node.service.live(4, 4, (7, GUILD))
+    found = {(int(event.presence.user.id), int(event.presence.guild_id)) for event in heard}
+    assert found >= {(2, 7), (3, 7)}
+    assert not found & {(2, GUILD), (3, GUILD)}
+
+
+async def test_who_has_left_again_is_not_told_who_is_there(clock: StandingClock) -> None:
+    node = node_of(clock)
+    node.come(1)
+    node.come(3, guilds=())
+    await node.work()
+    node.listeners.privately.clear()
+    node.is_shedding = True
+    node.service.moved([3], GUILD, is_in=True)
+    await node.work()
+    node.service.moved([3], GUILD, is_in=False)
+    node.is_shedding = False
+    await node.work()
+    assert [user_id for user_id, _ in node.listeners.privately] == []
+
+
+async def test_those_who_wait_to_be_told_who_is_there_are_bounded(clock: StandingClock) -> None:
+    node = node_of(clock, PresenceLimits(joined=3))
+    node.come(1)
+    await node.work()
+    node.listeners.privately.clear()
+    users = range(10, 20)
+    for user_id in users:
+        node.come(user_id, guilds=())
+        node.service.moved([user_id], GUILD, is_in=True)
+    await node.work()
+    assert {user_id for user_id, _ in node.listeners.privately} == {17, 18, 19}
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+async def test_who_left_is_in_no_list_though_nothing_is_told_or_read(
+    clock: StandingClock, where: str
+) -> None:
+    board = Board(clock)
+    here, there = (Node(name, LocalPresences(board, name), clock, OFTEN) for name in "ab")
+    here.come(1)
+    (here if where == "here" else there).come(2)
+    for _ in range(2):
+        await there.work()
+        await here.work()
+    clock.pass_by(seconds=5)
+    assert {int(one.user.id) for one in here.service.in_guild(0, 0, GUILD)} == {1, 2}
+    here.is_shedding = True
+    here.service.moved([2], GUILD, is_in=False)
+    for _ in range(2):
+        assert {int(one.user.id) for one in here.service.in_guild(0, 0, GUILD)} == {1}
+        here.is_shedding = False
+        await here.service.tell()
+    here.listeners.told.clear()
+    here.service.moved([2], GUILD, is_in=True)
+    await here.service.tell()
+    assert here.listeners.statuses(2) == ["online"]

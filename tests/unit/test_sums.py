@@ -13,6 +13,7 @@ ADDED = {
     "parley_db_connections_in_use",
     "parley_gate_waiting",
     "parley_gateway_sockets",
+    "process_max_fds",
     "process_open_fds",
     "process_resident_memory_bytes",
     "process_virtual_memory_bytes",

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from internal.chat.ws.view import Fate, Span, View, is_move
+import pytest
+
+from internal.chat.ws.view import Fate, Span, View, is_move, is_readable
 from internal.eventlog.model import Entry
 from tests.support.entries import entry
 
@@ -144,3 +146,21 @@ def test_a_return_settles_what_was_not_told() -> None:
     later = [entry(2, "GUILD_CREATE", guild=GUILD, users=[ADA]), entry(3, guild=GUILD)]
     assert told(view, [*missed, *later]) == [2, 3]
     assert view.is_settled
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "is_understood"),
+    [
+        ("session_ended", b'{"session_ids":["1"]}', True),
+        ("session_ended", b"{}", False),
+        ("session_ended", b'{"session_ids":["one"]}', False),
+        ("session_taken", b'{"key":1,"take":2}', True),
+        ("session_taken", b'{"key":"x"}', False),
+        ("of_a_later_release", b"{}", True),
+        ("MESSAGE_CREATE", b"{}", True),
+    ],
+)
+def test_what_is_for_the_server_is_read_before_it_is_relied_on(
+    kind: str, payload: bytes, *, is_understood: bool
+) -> None:
+    assert is_readable(entry(1, kind, payload=payload)) is is_understood

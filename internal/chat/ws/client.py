@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from internal.chat.ws import wire
 from internal.chat.ws.events import CloseReason
-from internal.chat.ws.session import Action, Close, Session, State
+from internal.chat.ws.session import Action, Close, Session, Show, State
 
 _log = structlog.get_logger(__name__)
 # A peer that ignores the closing handshake is cut off after this.
@@ -57,9 +57,10 @@ class Client(asyncio.Protocol):
         "login_id",
         "pending",
         "session",
-        "taken_at",
+        "take",
         "transport",
         "user_id",
+        "wish",
     )
 
     def __init__(
@@ -78,8 +79,11 @@ class Client(asyncio.Protocol):
         self.user_id = 0
         self.login_id = 0
         self.key = 0
-        # When it took the session from another socket, by the database's clock; 0 if it did not.
-        self.taken_at = 0.0
+        # The name of its taking the session over from another socket, until that was logged; 0
+        # when nothing is on its way to the log.
+        self.take = 0
+        # What it wants to show since before it was known who it is.
+        self.wish: Show | None = None
         self.guilds: set[int] = set()
         # In the hub's index, told every event as it comes.
         self.is_live = False

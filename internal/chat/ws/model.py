@@ -1,6 +1,6 @@
 """What the gateway tells a session when it opens."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -45,16 +45,12 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionTaken(Event, frozen=True, kw_only=True):
-    """A gateway session goes on at a node since a moment: other nodes close its socket.
-
-    It is logged only when the bus can't tell it.
-    """
+    """A gateway session goes on at another socket: whatever node has an older one closes it."""
 
     type: ClassVar[str] = "session_taken"
     user_id: Snowflake
     key: int
-    at: float
-    node: str
+    take: int
 
     @override
     def audience(self) -> Audience:
@@ -62,15 +58,14 @@ class SessionTaken(Event, frozen=True, kw_only=True):
 
     @override
     def payload(self) -> "TakenSession":
-        return TakenSession(key=self.key, at=self.at, node=self.node)
+        return TakenSession(key=self.key, take=self.take)
 
 
 class TakenSession(msgspec.Struct, frozen=True):
     """The payload of SessionTaken."""
 
     key: int
-    at: float
-    node: str
+    take: int
 
 
 class SentNonce(msgspec.Struct):
@@ -101,8 +96,9 @@ class Doors:
     is_alive: Callable[[Conn, Actor], Awaitable[bool]]
     state_of: Callable[[Conn, Snowflake], Awaitable[State]]
     memberships: Callable[[Conn, Snowflake], Awaitable[set[int]]]
-    # Tells other nodes that a session of the user goes on here since a moment.
-    take: Callable[[Snowflake, int, float], Coroutine[None, None, None]]
+    # Logs that a session of the user goes on at another socket, by its key and the take's name.
+    # False when there is no other node that could have the older socket.
+    take: Callable[[Snowflake, int, int], Awaitable[bool]]
     # Takes the JSON of a send; gives the message back, or raises AppError.
     send: Callable[[Actor, bytes], Awaitable[object]]
 

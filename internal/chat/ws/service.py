@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections import Counter, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Final
 
@@ -51,6 +51,8 @@ _CHUNK_BYTES: Final = 256 * 1024
 _LOG_SPAN: Final = 20_000
 _TAILER_S: Final = 5.0
 _SWEEP_S: Final = 1.0
+_TAKE_TRIES: Final = 4
+_MOST_TAKES: Final = 10_000
 # Those who find no room are told so after a while, by chance. Libraries come back at once when they
 # are told to; whoever waits here costs next to nothing.
 _HOLD_S: Final = (1.0, 5.0)
@@ -86,7 +88,6 @@ class GatewayService:
         limits: Limits,
         *,
         presence: PresenceService,
-        node: str,
         load: Load,
         resume_url: Callable[[], str],
         count_resume: Callable[[str], None],
@@ -94,10 +95,9 @@ class GatewayService:
         count_lag: Callable[[], None],
     ) -> None:
         self.limits = limits
-        self.node = node
         self.hub = hub
         hub.when_logins_end(self._end_logins)
-        hub.when_sessions_are_taken(lambda t: self.taken(t.key, t.at, t.node))
+        hub.when_sessions_are_taken(lambda taken: self.taken(taken.key, taken.take))
         self.clients: set[Client] = set()
         self.is_draining = False
         self._db = db
@@ -110,9 +110,11 @@ class GatewayService:
         self._count_resume = count_resume
         self._count_close = count_close
         self._count_lag = count_lag
-        # Sockets that have not said who they are, by address.
-        self._strangers: Counter[str] = Counter()
+        # Sockets that have not said who they are, by address; those of each in their order.
+        self._strangers: dict[str, dict[Client, None]] = {}
         self._by_key: dict[int, Client] = {}
+        # The names of takes that the log told lately.
+        self._takes: OrderedDict[int, None] = OrderedDict()
         # Every identified socket, also those that the hub does not know because they lag.
         self._by_login: dict[int, set[Client]] = {}
         self.openings = Gate(
@@ -133,19 +135,34 @@ class GatewayService:
     def admit(self, address: str) -> bool:
         """Whether one more socket of this address may come in.
 
-        Strangers, who have not said who they are, leave most of the places to others.
+        Strangers, who have not said who they are, leave most of the places to others. A crowd of
+        them keeps nobody out: it makes way for whoever comes from a place that has fewer.
         """
-        return (
-            not self.is_draining
-            and len(self.clients) < self.limits.sockets
-            and self._strangers.total() < max(1, self.limits.sockets // 4)
-            and self._strangers[network_of(address)] < self.limits.strangers_per_address
-        )
+        number = len(self._strangers.get(network_of(address), ()))
+        if self.is_draining or number >= self.limits.strangers_per_address:
+            return False
+        is_full = len(self.clients) >= self.limits.sockets or sum(
+            map(len, self._strangers.values())
+        ) >= max(1, self.limits.sockets // 4)
+        return not is_full or self._make_way(number)
+
+    def _make_way(self, number: int) -> bool:
+        """Close a stranger for a newcomer whose network has so many; False if it is none's turn.
+
+        It is the first of the largest crowd: who means to say something has had the longest time.
+        """
+        crowd = max(self._strangers.values(), key=len, default={})
+        if len(crowd) <= number:
+            return False
+        client = next(iter(crowd))
+        client.close(CloseReason.SESSION_TIMED_OUT)
+        self._known(client)
+        return True
 
     def welcome(self, client: Client, token: str | None) -> None:
         """Greet a new socket; one with a token in its URL is identified at once."""
         self.clients.add(client)
-        self._strangers[network_of(client.address)] += 1
+        self._strangers.setdefault(network_of(client.address), {})[client] = None
         client.push(client.session.hello())
         if token is not None:
             client.is_plain = True
@@ -183,15 +200,26 @@ class GatewayService:
             case Reply(frame):
                 client.push(frame)
             case Identify():
+                if action.presence is not None:
+                    # What it said before, behind a RESUME that failed, is older.
+                    client.wish = None
                 self._spawn(client, self._identify(client, action))
             case Resume():
                 self._spawn(client, self._resume(client, action))
-            case Show(presence):
-                self.presence.change(client.key, client.user_id, presence)
+            case Show():
+                client.wish = action
+                self._show(client)
             case Send(body):
                 self._queue_send(client, body)
             case _:
                 client.close(action.reason)
+
+    def _show(self, client: Client) -> None:
+        """Show what a client wants to show, once it is known who it is."""
+        wish = client.wish
+        if client.key and wish is not None:
+            client.wish = None
+            self.presence.change(client.key, client.user_id, wish.presence)
 
     async def sweep(self) -> None:
         """Close what has been silent for too long, until cancelled."""
@@ -263,6 +291,7 @@ class GatewayService:
         self._take_place(client, actor, new_key())
         showing = showing_of(wish.presence, Showing(device=wish.device), int(time.time() * 1000))
         self.presence.opening(client.key, showing)
+        self._show(client)
         cursor = Cursor(
             user_id=int(actor.user_id),
             login_id=int(actor.session_id),
@@ -295,7 +324,7 @@ class GatewayService:
                 if len(suppressed) <= _MAX_SUPPRESSED:
                     if not await self._doors.is_alive(conn, actor):
                         raise Unauthorized
-                    pos, epoch, _ = await repository.head(conn)
+                    pos, epoch = await repository.head(conn)
                     state = await self._doors.state_of(conn, actor.user_id)
                     return state, pos, epoch, suppressed
             # Too much is on its way to the log: let it arrive, and look again.
@@ -325,7 +354,7 @@ class GatewayService:
         try:
             actor = self._recognise(client, wish.token)
             async with self.replays.entered():
-                view, upto, (cursor, at) = await self._missed(actor, wish)
+                view, upto, cursor = await self._missed(actor, wish)
         except InvalidSession as fault:
             self._count_resume(fault.reason)
             client.session.reopened(self._loop.time(), self.limits.identify_s)
@@ -345,16 +374,14 @@ class GatewayService:
         if older is not None:
             older.close(CloseReason.REPLACED)
         self._take_place(client, actor, key)
-        self.presence.back(key, client.user_id, Showing(cursor.status, cursor.device))
-        client.taken_at = at
-        self._spawn(client, self._doors.take(actor.user_id, key, at))
+        self.presence.back(key, client.user_id, cursor.device)
+        self._show(client)
+        client.take = new_key()
+        self._spawn(client, self._take_over(client))
         await self._follow(client, view, wish.seq, resume_upto=upto)
 
-    async def _missed(self, actor: Actor, wish: Resume) -> tuple[View, int, tuple[Cursor, float]]:
-        """What was missed: the view that can tell it, where it ends, and the session's place.
-
-        The place is the session's cursor and the moment, by the clock of the database.
-        """
+    async def _missed(self, actor: Actor, wish: Resume) -> tuple[View, int, Cursor]:
+        """What was missed: the view that can tell it, where it ends, and the session's cursor."""
         cursor = self._signer.read(wish.session_id, time.time())
         if cursor is None:
             raise InvalidSession("bad_cursor")
@@ -363,7 +390,7 @@ class GatewayService:
         async with self._db.snapshot() as conn:
             if not await self._doors.is_alive(conn, actor):
                 raise Unauthorized
-            upto, epoch, at = await repository.head(conn)
+            upto, epoch = await repository.head(conn)
             if epoch != cursor.epoch:
                 raise InvalidSession("other_epoch")
             if not 0 < wish.seq <= upto:
@@ -396,7 +423,7 @@ class GatewayService:
             suppressed=shown,
             span=Span(upto, moves, guilds),
         )
-        return view, upto, (cursor, at)
+        return view, upto, cursor
 
     async def _concerning(
         self, user_id: Snowflake, guilds: set[int], seq: int, upto: int
@@ -442,8 +469,9 @@ class GatewayService:
             return
         client.is_stranger = False
         network = network_of(client.address)
-        self._strangers[network] -= 1
-        if self._strangers[network] <= 0:
+        crowd = self._strangers[network]
+        del crowd[client]
+        if not crowd:
             del self._strangers[network]
 
     def _take_place(self, client: Client, actor: Actor, key: int) -> None:
@@ -457,13 +485,38 @@ class GatewayService:
             if entry.users is not None and entry.guild_id and entry.type in {JOINED, LEFT}:
                 self.presence.moved(entry.users, entry.guild_id, is_in=entry.type == JOINED)
 
-    def taken(self, key: int, at: float, node: str) -> None:
-        """A session goes on at another node since `at`: its socket here is a zombie.
+    async def _take_over(self, client: Client) -> None:
+        """Have other nodes close the socket that had the session before."""
+        take = client.take
+        for attempt in range(_TAKE_TRIES):
+            try:
+                is_logged = await self._doors.take(Snowflake(client.user_id), client.key, take)
+            except Unavailable:
+                await asyncio.sleep(attempt + 1)
+            else:
+                if not is_logged:
+                    client.take = 0
+                return
+        # Two sockets must not have one session: this one resumes once more.
+        raise Unavailable
 
-        Of two that were resumed at the same moment, one must stay: the names decide.
+    def taken(self, key: int, take: int) -> None:
+        """A session goes on at another socket, says the log.
+
+        Every node sees the takes of a session in the same order, so the last one stays: whoever's
+        own take is still on its way will be the last.
         """
+        if take in self._takes:
+            return  # Logged twice, by one who could not know that the first time had succeeded.
+        self._takes[take] = None
+        if len(self._takes) > _MOST_TAKES:
+            self._takes.popitem(last=False)
         client = self._by_key.get(key)
-        if client is not None and (client.taken_at, self.node) < (at, node):
+        if client is None:
+            return
+        if client.take == take:
+            client.take = 0
+        elif not client.take:
             client.close(CloseReason.REPLACED)
 
     # Catching up.

@@ -38,6 +38,16 @@ def taken_session(entry: Entry) -> TakenSession | None:
     return _taken(entry.payload)
 
 
+def is_readable(entry: Entry) -> bool:
+    """Whether the server understands an entry that is for its own ears."""
+    try:
+        ended_sessions(entry)
+        taken_session(entry)
+    except (msgspec.MsgspecError, ValueError):
+        return False
+    return True
+
+
 class Fate(Enum):
     """What becomes of an entry for one session."""
 

@@ -262,6 +262,20 @@ def early_delivery() -> None:
 
 
 @_bug
+def answers_500() -> None:
+    """Now and then a send fails by an exception that nobody expects."""
+    insert_all = messages.insert_all
+    numbers = itertools.count(1)
+
+    async def insert_or_break(conn: Conn, messages: Sequence[Any]) -> None:
+        if next(numbers) % _SELDOM == 0:
+            raise KeyError("nobody expects this")
+        await insert_all(conn, messages)
+
+    _replace(messages, "insert_all", insert_or_break)
+
+
+@_bug
 def silent_departure() -> None:
     """Nobody is told who has left."""
     audience = MemberLeft.audience
