@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
+import asyncpg
 import msgspec
 
 from tests.fault.actors import cast
@@ -143,6 +144,7 @@ class Campaign:
     async def run(self) -> Result:
         world = self._world
         await world.found()
+        await self._put_on_disk()
         await asyncio.gather(world.line.start(), world.narrow.start())
         self._prober = world.accounts["prober0"]
         self._prober.patience_s = _PROBER_S
@@ -169,6 +171,16 @@ class Campaign:
             await asyncio.gather(world.line.stop(), world.narrow.stop())
             world.close()
         return self._result(evidence)
+
+    async def _put_on_disk(self) -> None:
+        """Make the founding safe: a server that loses it could only show that nobody exists."""
+        conn = await asyncpg.connect(self._target.postgres.dsn, timeout=10)
+        try:
+            # A commit that waits for the disk takes along all that was committed before.
+            await conn.execute("SET synchronous_commit = on")
+            await conn.execute("UPDATE log_head SET epoch = epoch")
+        finally:
+            await conn.close()
 
     def say(self, words: str) -> None:
         sys.stdout.write(f"{time.monotonic() - self._begun:7.1f} s  {words}\n")

@@ -23,7 +23,8 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     expires_at: int
     # Outbox ids whose effects READY showed though they had no position yet.
     suppressed: Annotated[list[int], msgspec.Meta(max_length=64)] = []
-    # What the session showed when it began, for a server that knows nothing newer.
+    # What the session showed when it began. Not read any more, as it may have changed since; the
+    # place is kept for the sake of what follows.
     status: Status = "online"
     device: Device = "web"
 
