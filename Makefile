@@ -109,9 +109,12 @@ types: $(DEV) ## Checks the types with mypy.
 layers: $(DEV) ## Checks who may import whom.
 	@$(BIN)/lint-imports
 
+# Two for each core: many tests wait for a process to start, or for a time to pass.
+TESTERS := $(shell $(BIN)/python -c 'import os; print(2 * len(os.sched_getaffinity(0)))' 2>/dev/null || echo 4)
+
 .PHONY: test
 test: $(DEV) ## Runs the whole test suite against a real PostgreSQL and real sockets.
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n $(TESTERS) $(ARGS)
 
 .PHONY: unit
 unit: $(DEV) ## Runs the tests that need neither a database nor a socket.
