@@ -109,8 +109,8 @@ types: $(DEV) ## Checks the types with mypy.
 layers: $(DEV) ## Checks who may import whom.
 	@$(BIN)/lint-imports
 
-# Two for each core: many tests wait for a process to start, or for a time to pass.
-TESTERS := $(shell $(BIN)/python -c 'import os; print(2 * len(os.sched_getaffinity(0)))' 2>/dev/null || echo 4)
+# Three for two cores: many tests wait for a process to start, or for a time to pass.
+TESTERS := $(shell $(BIN)/python -c 'import os; print(len(os.sched_getaffinity(0)) * 3 // 2 or 1)' 2>/dev/null || echo 3)
 
 .PHONY: test
 test: $(DEV) ## Runs the whole test suite against a real PostgreSQL and real sockets.
@@ -158,6 +158,10 @@ fault: $(DEV) ## Four kinds of fault against three nodes, 20,000 messages, and t
 .PHONY: fault-full
 fault-full: $(DEV) ## Every kind of fault, twice or for SECONDS=, each at its full length.
 	@exec $(BIN)/python -m tests.fault --full $(TOLD)
+
+.PHONY: seeded-bugs
+seeded-bugs: $(DEV) ## Builds one bug after the other into the server, and proves that the checker finds each.
+	@$(BIN)/python -m pytest -n $(TESTERS) -m seeded tests/fault $(ARGS)
 
 .PHONY: docs
 docs: $(BASE) ## Writes the documents that are generated from the code.

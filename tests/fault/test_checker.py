@@ -135,6 +135,7 @@ def test_every_statement_is_seen_to_fail() -> None:
     assert len(broken) == len(INVARIANTS) + len(OF_THE_RUN) - 1
 
 
+@pytest.mark.seeded
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("bug", sorted(EXPECTED))
 async def test_a_bug_is_found(bug: str, tmp_path: Path, database_url: str) -> None:

@@ -28,6 +28,7 @@ class Wire:
         self.sent = 0
         self.swallowed = 0
         self.port = 0
+        self.is_over = False
         self.pairs: set[Pair] = set()
         self._leads_to = leads_to
         self._server: asyncio.Server | None = None
@@ -42,6 +43,7 @@ class Wire:
 
     async def stop(self) -> None:
         """End it for good, with everything that still hangs on to it."""
+        self.is_over = True
         self._close()
         for task in self._connecting:
             task.cancel()
@@ -146,6 +148,9 @@ class End(asyncio.Protocol):
             for data in pair.early:
                 transport.write(data)
             pair.early.clear()
+        elif pair.wire.is_over:
+            # Somebody was let in just before the end.
+            transport.abort()
         elif not pair.swallows:
             pair.wire.join(pair)
         else:
