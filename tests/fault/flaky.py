@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from tests.fault.wire import close_server
+
 _PIECE = 4096
 _SEGMENT = 536
 # Out of so many pieces one is held back, on an average for so long.
@@ -48,7 +50,7 @@ class FlakyLine:
 
     async def stop(self) -> None:
         assert self._server is not None
-        self._server.close()
+        await close_server(self._server)
         for writer in self._writers:
             writer.transport.abort()
         await asyncio.gather(*self._serving, return_exceptions=True)

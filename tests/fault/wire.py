@@ -1,6 +1,8 @@
 """A line between two programs, which can be cut, refuse, or swallow what is put into it."""
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -8,9 +10,32 @@ from typing import Literal, TypeAlias, cast
 
 from typing_extensions import override
 
+# How many turns of the loop it takes to hand an accepted connection to its protocol.
+_HAND_OVER = 4
 # Where a line leads to: a host with a port, or a Unix socket.
 Address: TypeAlias = tuple[str, int] | Path
 State: TypeAlias = Literal["open", "shut", "black"]
+
+
+def close_server(server: asyncio.Server) -> asyncio.Task[None]:
+    """Let nobody in from now on, and lose nobody who was just let in; the task ends with that.
+
+    asyncio's own close() forgets a connection that was accepted and has no protocol yet: an
+    assertion about the server fails within, and the socket stays open without an owner (CPython
+    3.11). So the listening ends at once, and the server when all have been handed over.
+    """
+    loop = asyncio.get_running_loop()
+    for listener in server.sockets:
+        loop.remove_reader(listener.fileno())
+        with socket.socket(fileno=os.dup(listener.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
+    return asyncio.create_task(_close_when_handed_over(server))
+
+
+async def _close_when_handed_over(server: asyncio.Server) -> None:
+    for _ in range(_HAND_OVER):
+        await asyncio.sleep(0)
+    server.close()
 
 
 class Wire:
@@ -32,6 +57,7 @@ class Wire:
         self.pairs: set[Pair] = set()
         self._leads_to = leads_to
         self._server: asyncio.Server | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._connecting: set[asyncio.Task[None]] = set()
 
     @property
@@ -45,6 +71,8 @@ class Wire:
         """End it for good, with everything that still hangs on to it."""
         self.is_over = True
         self._close()
+        if self._closing is not None:
+            await self._closing
         for task in self._connecting:
             task.cancel()
         await asyncio.gather(*self._connecting, return_exceptions=True)
@@ -54,6 +82,8 @@ class Wire:
     async def open(self) -> None:
         """Carry again, at the same port."""
         self.state = "open"
+        if self._closing is not None:
+            await self._closing
         if self._server is None:
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(
@@ -95,7 +125,7 @@ class Wire:
 
     def _close(self) -> None:
         if self._server is not None:
-            self._server.close()
+            self._closing = close_server(self._server)
             self._server = None
 
 
