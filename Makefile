@@ -128,17 +128,26 @@ e2e: $(DEV) ## Runs the tests that speak to a running server.
 deploy-check: $(DEV) ## Checks deploy/ with the linters that are there, and tries the proxies.
 	@$(BIN)/python -m pytest -n auto tests/test_deploy.py tests/e2e/test_proxies.py $(ARGS)
 
+.PHONY: matrix
+matrix: $(DEV) ## Tries who may do what to what: every route, for everyone, for every kind of object.
+	@PARLEY_MATRIX=full $(BIN)/python -m pytest -n $(TESTERS) tests/e2e/test_matrix.py $(ARGS)
+
 .PHONY: coverage
-coverage: $(DEV) ## Runs the suite with coverage; auth and the event log must be covered whole.
+coverage: $(DEV) ## Runs the suite with coverage; auth, the event log, permissions and doors must be covered whole.
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest -n auto $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
-	@$(BIN)/python -m coverage report --include='internal/auth/*,internal/eventlog/*' --fail-under=100
+	@$(BIN)/python -m coverage report --include='internal/auth/*,internal/eventlog/*,internal/permission/*' --fail-under=100
+	@$(BIN)/python -m coverage json --quiet -o .coverage.json
+	@$(BIN)/python -m tests.permission.doors .coverage.json
 
 .PHONY: bench
-bench: $(DEV) ## Measures fan-out, durable sends and memory, beside the goals.
-	@exec $(BIN)/python bench/fanout.py $(ARGS)
+bench: $(DEV) ## Measures fan-out, sends and memory beside the goals; permissions, READY, restricted channels.
+	@$(BIN)/python bench/fanout.py $(ARGS)
+	@$(BIN)/python bench/permission.py
+	@$(BIN)/python bench/ready.py
+	@exec $(BIN)/python bench/restricted.py
 
 .PHONY: storm
 storm: $(DEV) ## Cuts 5,000 sockets off at once, kills the server, and measures how they come back.
@@ -160,8 +169,8 @@ fault-full: $(DEV) ## Every kind of fault, twice or for SECONDS=, each at its fu
 	@exec $(BIN)/python -m tests.fault --full $(TOLD)
 
 .PHONY: seeded-bugs
-seeded-bugs: $(DEV) ## Builds one bug after the other into the server, and proves that the checker finds each.
-	@$(BIN)/python -m pytest -n $(TESTERS) -m seeded tests/fault $(ARGS)
+seeded-bugs: $(DEV) ## Builds one bug after the other into the server, and proves that each is found.
+	@$(BIN)/python -m pytest -n $(TESTERS) -m seeded tests/fault tests/permission $(ARGS)
 
 .PHONY: docs
 docs: $(BASE) ## Writes the documents that are generated from the code.

@@ -20,17 +20,31 @@ from internal.auth.service import AuthService
 from internal.auth.session.handler import SessionHandler
 from internal.auth.session.model import LivingSession, SessionEnded
 from internal.auth.session.service import SessionService, Tokens
+from internal.channel.group.handler import GroupHandler
+from internal.channel.group.service import GroupService
 from internal.channel.handler import ChannelHandler
+from internal.channel.layout.handler import LayoutHandler
+from internal.channel.layout.service import LayoutService
+from internal.channel.model import ChannelUpdated
 from internal.channel.service import ChannelService
+from internal.channel.thread.archive.service import ThreadArchive
+from internal.channel.thread.handler import ThreadHandler
+from internal.channel.thread.member.service import ThreadMembership
+from internal.channel.thread.service import ThreadService
+from internal.channel.why.handler import WhyHandler
+from internal.channel.why.service import WhyService
+from internal.chat.mention.service import MentionService
 from internal.chat.message.handler import MessageHandler
 from internal.chat.message.model import SendMessage
 from internal.chat.message.service import MessageService
+from internal.chat.report.handler import ReportHandler
+from internal.chat.report.service import ReportService
 from internal.chat.typing.handler import TypingHandler
 from internal.chat.typing.service import TypingService
 from internal.chat.ws.cursor import CursorSigner
 from internal.chat.ws.handler import GatewayHandler
 from internal.chat.ws.hub import Hub
-from internal.chat.ws.model import Doors, Limits, SessionTaken, State
+from internal.chat.ws.model import Doors, Limits, MemberDoors, SessionTaken, State
 from internal.chat.ws.service import GatewayService
 from internal.chat.ws.view import ended_sessions, is_readable
 from internal.config.config import Config
@@ -52,7 +66,20 @@ from internal.eventlog.repository import Backlog
 from internal.eventlog.ring import Ring
 from internal.eventlog.sequencer import Sequencer
 from internal.eventlog.tailer import Tailer
+from internal.guild.audit.handler import AuditHandler
+from internal.guild.audit.service import AuditTrail
+from internal.guild.automod.handler import AutomodHandler
+from internal.guild.automod.service import AutomodService
+from internal.guild.ban.handler import BanHandler
+from internal.guild.ban.service import BanService
 from internal.guild.handler import GuildHandler
+from internal.guild.invite.handler import InviteHandler
+from internal.guild.invite.service import TEMPORARY_PERIOD_S, InviteService, TemporaryMembers
+from internal.guild.member.handler import MemberHandler
+from internal.guild.member.service import MemberService
+from internal.guild.model import GuildChannel
+from internal.guild.role.handler import RoleHandler
+from internal.guild.role.service import RoleService
 from internal.guild.service import GuildService
 from internal.middleware.overload import Overload
 from internal.middleware.rate_limit import IDENTIFY, SEND, RateLimits
@@ -160,6 +187,8 @@ async def open_app(config: Config) -> AsyncIterator[App]:
         hub = Hub()
         features = await _open_features(config, platform, metrics, stack)
         gateway = _open_gateway(config, platform, hub, features, metrics, address)
+        features.guilds.count_online = gateway.presence.online_in
+        features.temporary.is_there = gateway.presence.is_there
         platform.tailer.subscribe(features.freshness.observe)
         platform.tailer.subscribe(features.forget_ended)
         platform.tailer.subscribe(gateway.hub.publish)
@@ -178,20 +207,29 @@ async def open_app(config: Config) -> AsyncIterator[App]:
         background.start("gateway-sweep", gateway.sweep())
         background.start("presence", gateway.presence.run())
         background.start("presence-share", gateway.presence.share())
+        background.start("member-lists", gateway.lists.run())
         background.start("loop-lag", platform.lag.sample())
         background.start("load", platform.load.watch())
-        background.start("sweep-sessions", _every(_SECOND, features.sessions.sweep))
-        background.start("sweep-messages", _every(_SECOND, features.messages.purge))
-        background.start("sweep-nonces", _every(_MINUTE, features.messages.sweep_nonces))
-        background.start("sweep-marks", _every(_MINUTE, features.messages.sweep_marks))
+        _start_sweeps(background, features)
         handlers = Handlers(
             auth=AuthHandler(features.auth),
             sessions=SessionHandler(features.sessions),
             instance=InstanceHandler(features.instance),
             users=UserHandler(features.users),
             guilds=GuildHandler(features.guilds),
-            channels=ChannelHandler(features.channels),
+            roles=RoleHandler(features.roles),
+            members=MemberHandler(features.members),
+            bans=BanHandler(features.bans),
+            invites=InviteHandler(features.invites),
+            audit=AuditHandler(features.guilds.audit_log),
+            threads=ThreadHandler(features.threads, features.membership, features.archive),
+            channels=ChannelHandler(features.channels, features.layout, features.groups),
+            layout=LayoutHandler(features.layout),
+            groups=GroupHandler(features.groups),
+            why=WhyHandler(WhyService(platform.db, features.channels)),
             messages=MessageHandler(features.messages),
+            reports=ReportHandler(features.reports),
+            automod=AutomodHandler(features.automod),
             typing=TypingHandler(features.typing),
             gateway=GatewayHandler(
                 gateway, origins=config.cors_origins, public_origin=origin_of(config.public_url)
@@ -374,8 +412,20 @@ class _Features:
     instance: InstanceService
     auth: AuthService
     guilds: GuildService
+    roles: RoleService
+    members: MemberService
+    bans: BanService
+    invites: InviteService
+    temporary: TemporaryMembers
     channels: ChannelService
+    layout: LayoutService
+    groups: GroupService
+    threads: ThreadService
+    membership: ThreadMembership
+    archive: ThreadArchive
     messages: MessageService
+    reports: ReportService
+    automod: AutomodService
     typing: TypingService
     # Consume the log, so that a revocation reaches every node.
     freshness: Freshness
@@ -393,8 +443,11 @@ async def _open_features(
     tailer, redis = platform.tailer, platform.redis
     freshness = Freshness(AsOf(tailer.pos, tailer.epoch), _accounts_changed)
     shared = NoSharedCache() if redis is None else RedisCache(redis)
-    guilds = GuildService(db, new_id)
+    audit = AuditTrail(new_id)
+    guilds = GuildService(db, new_id, audit)
     channels = ChannelService(db, guilds, new_id)
+    roles = RoleService(db, guilds, new_id=new_id, audit=audit, announce=_tell_overwrites)
+    members = MemberService(db, guilds, audit=audit, clock=clock)
 
     async def announce(tx: Transaction, user_id: Snowflake) -> None:
         await guilds.announce_member(tx, user_id)
@@ -439,7 +492,22 @@ async def _open_features(
         db, users=users, sessions=sessions, instance=instance, passwords=passwords, new_id=new_id
     )
     body_keys = [derive(secret, "message-body", platform.instance_id) for secret in secrets]
-    messages = MessageService(db, channels, new_id, clock, body_keys=body_keys)
+    membership = ThreadMembership(db, guilds, channels, clock)
+    automod = AutomodService(db, guilds, audit=audit, new_id=new_id, clock=clock)
+    messages = MessageService(
+        db,
+        channels,
+        new_id,
+        clock,
+        audit=audit,
+        mentions=MentionService(channels),
+        automod=automod,
+        membership=membership,
+        body_keys=body_keys,
+    )
+    threads = ThreadService(channels, membership, messages, audit=audit, new_id=new_id, clock=clock)
+    automod.post_alert = messages.post_alert
+    bans = BanService(db, guilds, audit, messages.delete_recent)
     typing = TypingService(db, channels, publish=platform.bus.whisper, clock=clock)
 
     def forget_ended(entries: Sequence[Entry]) -> None:
@@ -455,12 +523,32 @@ async def _open_features(
         instance=instance,
         auth=auth,
         guilds=guilds,
+        roles=roles,
+        members=members,
+        bans=bans,
+        invites=InviteService(db, guilds, audit, clock, channels.access),
+        temporary=TemporaryMembers(db, guilds, clock),
         channels=channels,
+        layout=LayoutService(guilds, channels, audit, new_id),
+        groups=GroupService(db, channels, new_id),
+        threads=threads,
+        membership=membership,
+        archive=ThreadArchive(db, guilds, channels, clock),
         messages=messages,
+        automod=automod,
+        reports=ReportService(
+            db, guilds, channels, messages, audit=audit, new_id=new_id, clock=clock
+        ),
         typing=typing,
         freshness=freshness,
         forget_ended=forget_ended,
     )
+
+
+def _tell_overwrites(tx: Transaction, channels: Sequence[GuildChannel]) -> None:
+    """Tell that overwrites of these channels went with a role."""
+    for channel in channels:
+        tx.emit(ChannelUpdated(channel=channel, has_other_overwrites=True))
 
 
 def _limiter(config: Config, platform: _Platform, metrics: Metrics) -> Limiter:
@@ -476,6 +564,20 @@ def _accounts_changed(entry: Entry) -> Iterable[int]:
     if entry.type in {UserUpdated.type, SessionEnded.type}:
         return entry.users or ()
     return ()
+
+
+def _start_sweeps(background: Background, features: _Features) -> None:
+    """Begin with all that is to be taken away by time."""
+    background.start("sweep-sessions", _every(_SECOND, features.sessions.sweep))
+    background.start("sweep-messages", _every(_SECOND, features.messages.purge))
+    background.start("sweep-banned", _every(_SECOND, features.messages.purge_authors))
+    background.start("sweep-nonces", _every(_MINUTE, features.messages.sweep_nonces))
+    background.start("sweep-marks", _every(_MINUTE, features.messages.sweep_marks))
+    background.start("automod", features.automod.run())
+    background.start("sweep-automod", _every(_MINUTE, features.automod.sweep))
+    background.start("sweep-invites", _every(_MINUTE, features.invites.sweep))
+    background.start("temporary", _every(TEMPORARY_PERIOD_S, features.temporary.sweep))
+    background.start("archive-threads", _every(_MINUTE, features.archive.archive_idle))
 
 
 async def _every(period_s: float, sweep: Callable[[int], Awaitable[int]]) -> None:
@@ -514,11 +616,11 @@ def _open_gateway(
     metrics: Metrics,
     address: Address,
 ) -> GatewayService:
-    async def state_of(conn: Conn, user_id: Snowflake) -> State:
-        guilds = await features.guilds.states_of(conn, user_id)
+    async def state_of(conn: Conn, user_id: Snowflake, large: int) -> State:
+        guilds = await features.guilds.states_of(conn, user_id, large=large, is_followed=hub.knows)
         return State(
             user=await features.users.own(conn, user_id),
-            guilds=[(guild.id, guild) for guild in guilds],
+            guilds=guilds,
             private_channels=await features.channels.direct_messages(conn, user_id),
         )
 
@@ -558,8 +660,17 @@ def _open_gateway(
             is_alive=features.sessions.is_alive,
             state_of=state_of,
             memberships=features.guilds.memberships,
+            guilds_of=partial(features.guilds.states_of, is_followed=hub.knows),
+            sources_of=features.guilds.sources_of,
             send=send,
             take=take,
+            members=MemberDoors(
+                among=features.guilds.members_among,
+                starting_with=features.members.starting_with,
+                between=features.guilds.members_between,
+                bounds=features.guilds.member_bounds,
+                rolls=features.guilds.rolls,
+            ),
         ),
         Limits(
             heartbeat_s=config.heartbeat_interval.total_seconds(),
@@ -572,6 +683,7 @@ def _open_gateway(
             openings=_openings(config),
             send_burst=200 * config.rate_limit_scale,
             sends_per_s=20 * config.rate_limit_scale,
+            requests_scale=config.rate_limit_scale,
         ),
         presence=_open_presence(platform, hub),
         load=platform.load,

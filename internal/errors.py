@@ -98,6 +98,22 @@ class TooManyGuilds(AppError):
     status, code, message = 400, 30001, "Maximum number of guilds reached"
 
 
+class TooManyInvites(AppError):
+    status, code, message = 400, 30016, "Maximum number of invites reached (1000)"
+
+
+class TooManyRoles(AppError):
+    status, code, message = 400, 30005, "Maximum number of guild roles reached (250)"
+
+
+class TooManyRecipients(AppError):
+    status, code, message = 400, 30004, "Maximum number of recipients reached (10)"
+
+
+class TooManyOverwrites(AppError):
+    status, code, message = 400, 30060, "Maximum number of channel permission overwrites reached"
+
+
 class TooManyChannels(AppError):
     status, code, message = 400, 30013, "Maximum number of guild channels reached"
 
@@ -106,8 +122,32 @@ class TooManyMembers(AppError):
     status, code, message = 400, 30019, "Maximum number of server members reached"
 
 
+class UnknownOverwrite(AppError):
+    status, code, message = 404, 10009, "Unknown permission overwrite"
+
+
+class UnknownRole(AppError):
+    status, code, message = 404, 10011, "Unknown Role"
+
+
+class UnknownBan(AppError):
+    status, code, message = 404, 10026, "Unknown Ban"
+
+
+class Banned(AppError):
+    status, code, message = 403, 40007, "The user is banned from this guild"
+
+
 class Unauthorized(AppError):
     status, code, message = 401, 40001, "Unauthorized"
+
+
+class NotVerified(AppError):
+    status, code, message = (
+        403,
+        40002,
+        "You need to verify your account in order to perform this action",
+    )
 
 
 class BodyTooLarge(AppError):
@@ -142,6 +182,10 @@ class WrongChannelType(AppError):
     status, code, message = 400, 50024, "Cannot execute action on this channel type"
 
 
+class NotATextChannel(AppError):
+    status, code, message = 400, 50008, "Cannot send messages in a non-text channel"
+
+
 class NotTheAuthor(AppError):
     status, code, message = 403, 50005, "Cannot edit a message authored by another user"
 
@@ -164,6 +208,10 @@ class BadBulkDelete(AppError):
         50016,
         "Provided too few or too many messages to delete: it takes 1 to 100",
     )
+
+
+class InvalidRole(AppError):
+    status, code, message = 400, 50028, "Invalid Role"
 
 
 class InvalidFormBody(AppError):
@@ -214,3 +262,65 @@ class UnsupportedEncoding(AppError):
 
 class TooManyDirectMessages(AppError):
     status, code, message = 400, 90012, "Maximum number of direct messages reached"
+
+
+class NobodyBanned(AppError):
+    status, code, message = 400, 500000, "Failed to ban users"
+
+
+class UnknownTag(AppError):
+    status, code, message = 404, 10087, "Unknown tag"
+
+
+class TooManyThreadMembers(AppError):
+    status, code, message = 400, 30033, "Maximum number of thread participants has been reached"
+
+
+class TooManyPinnedThreads(AppError):
+    status, code, message = (
+        400,
+        30047,
+        "Maximum number of pinned threads in a forum channel has been reached",
+    )
+
+
+class TagRequired(AppError):
+    status, code, message = 400, 40067, "A tag is required to create a forum post in this channel"
+
+
+class ThreadArchived(AppError):
+    status, code, message = (
+        400,
+        50083,
+        "Tried to perform an operation on an archived thread",
+    )
+
+
+class ThreadNotReady(AppError):
+    """Said between a send and its second attempt; told to a client only if that is refused, too."""
+
+    status, code, message = 409, 90031, "The thread is being archived or left; try again"
+
+
+class ThreadExists(AppError):
+    status, code, message = 400, 160004, "A thread has already been created for this message"
+
+
+class ThreadLocked(AppError):
+    status, code, message = 400, 160005, "Thread is locked"
+
+
+class TooManyThreads(AppError):
+    status, code, message = 400, 160006, "Maximum number of active threads reached"
+
+
+class UnknownAutomodRule(AppError):
+    status, code, message = 404, 90040, "Unknown Auto Moderation Rule"
+
+
+class UnknownReport(AppError):
+    status, code, message = 404, 90041, "Unknown Report"
+
+
+class BlockedByAutomod(AppError):
+    status, code, message = 400, 200000, "Message was blocked by automatic moderation"

@@ -11,12 +11,14 @@ class Audience(msgspec.Struct, frozen=True):
     """Who hears of an event.
 
     With `users`, these and nobody else. Otherwise the members of `guild_id` who may see
-    `channel_id`, or all of them when it is None.
+    `channel_id`, or all of them when it is None. What happens in a thread is for those who may see
+    `parent_id`, its channel; with `users`, for those of them who may.
     """
 
     users: tuple[Snowflake, ...] | None = None
     guild_id: Snowflake | None = None
     channel_id: Snowflake | None = None
+    parent_id: Snowflake | None = None
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +45,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     def retracts_channels(self) -> tuple[Snowflake, ...]:
         """Channels all of whose content must not be told any more."""
         return ()
+
+    def reshapes(self) -> Snowflake | None:
+        """Whose sight of the guild's channels may be another after it: a member's, or 0 for all.
+
+        Such an event needs the guild's exclusive lock until the commit.
+        """
+        return None
 
     def revises(self) -> Snowflake | None:
         """The subject whose earlier payloads are replaced by this one's."""

@@ -106,7 +106,9 @@ def test_every_word_of_the_gateway_stands_in_the_protocol() -> None:
     protocol = read("docs/protocol.md")
     opcodes = [f"| {int(op)} | `{op.name}` |" for op in Op]
     reasons = [f"| {reason.code} | `{reason.name}` |" for reason in CloseReason]
-    events = [f"| `{name}` |" for name in (*catalogue.events(), "READY", "RESUMED")]
+    events = [
+        f"| `{name}` |" for name in (*catalogue.events(), *catalogue.ANSWERS, "READY", "RESUMED")
+    ]
 
     assert [row for row in (*opcodes, *reasons, *events) if row not in protocol] == []
 

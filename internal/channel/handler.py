@@ -1,9 +1,12 @@
-"""HTTP for channels and direct messages."""
+"""HTTP for channels, groups and direct messages."""
 
 import msgspec
 from aiohttp import web
 
+from internal.channel.group.service import GroupService
+from internal.channel.layout.service import LayoutService
 from internal.channel.model import (
+    ChannelType,
     CreateChannel,
     DirectMessagePage,
     OpenDirectMessage,
@@ -11,7 +14,7 @@ from internal.channel.model import (
 )
 from internal.channel.service import ChannelService
 from internal.utils.json import decoder
-from internal.utils.request import ACTOR, path_id, read_body, read_query
+from internal.utils.request import ACTOR, audit_reason, path_id, read_body, read_query
 from internal.utils.response import created, ok
 from internal.utils.validator import field_error
 
@@ -21,8 +24,16 @@ _open = decoder(OpenDirectMessage)
 
 
 class ChannelHandler:
-    def __init__(self, channels: ChannelService) -> None:
+    def __init__(
+        self,
+        channels: ChannelService,
+        layout: LayoutService,
+        groups: GroupService,
+    ) -> None:
+        """What an id names decides who changes or deletes it; threads have their own handler."""
         self._channels = channels
+        self._layout = layout
+        self._groups = groups
 
     async def post(self, request: web.Request) -> web.Response:
         """Make a channel in the guild of the path or, without one there, of the body."""
@@ -33,7 +44,8 @@ class ChannelHandler:
             guild_id = wish.guild_id
         else:
             raise field_error("guild_id", "This field is required", "BASE_TYPE_REQUIRED")
-        return created(await self._channels.create(request[ACTOR].user_id, guild_id, wish))
+        actor, reason = request[ACTOR].user_id, audit_reason(request)
+        return created(await self._layout.create(actor, guild_id, wish, reason=reason))
 
     async def get_of_guild(self, request: web.Request) -> web.Response:
         actor, guild_id = request[ACTOR].user_id, path_id(request, "guild_id")
@@ -45,16 +57,29 @@ class ChannelHandler:
 
     async def patch(self, request: web.Request) -> web.Response:
         actor, channel_id = request[ACTOR].user_id, path_id(request, "channel_id")
+        reason = audit_reason(request)
         wish = await read_body(request, _update)
-        return ok(await self._channels.update(actor, channel_id, wish))
+        if await self._channels.type_of(actor, channel_id) == ChannelType.GROUP:
+            return ok(await self._groups.update(actor, channel_id, wish))
+        return ok(await self._layout.update(actor, channel_id, wish, reason=reason))
 
     async def delete(self, request: web.Request) -> web.Response:
         actor, channel_id = request[ACTOR].user_id, path_id(request, "channel_id")
-        return ok(await self._channels.delete(actor, channel_id))
+        reason = audit_reason(request)
+        if await self._channels.type_of(actor, channel_id) == ChannelType.GROUP:
+            return ok(await self._groups.leave(actor, channel_id))
+        return ok(await self._layout.delete(actor, channel_id, reason=reason))
 
     async def post_direct_message(self, request: web.Request) -> web.Response:
+        """Open a direct message or, with several others, a group."""
         wish = await read_body(request, _open)
-        return ok(await self._channels.open_direct_message(request[ACTOR].user_id, wish))
+        actor = request[ACTOR].user_id
+        others = wish.others(actor)
+        if not others:
+            raise field_error("recipient_id", "This field is required", "BASE_TYPE_REQUIRED")
+        if len(others) == 1:
+            return ok(await self._channels.open_direct_message(actor, others[0]))
+        return ok(await self._groups.open(actor, others))
 
     async def get_direct_messages(self, request: web.Request) -> web.Response:
         page = read_query(request, DirectMessagePage)

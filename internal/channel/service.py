@@ -1,44 +1,36 @@
 """The rules of channels, and the door to everything that is in one."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Container, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Final
-
-import msgspec
 
 from internal.channel import repository
 from internal.channel.model import (
-    MAX_CHANNELS_OF_GUILD,
     MAX_DIRECT_MESSAGES,
     OWN_DIRECT_MESSAGES,
+    WITHOUT_MESSAGES,
     ChannelAccess,
-    ChannelCreated,
-    ChannelDeleted,
-    ChannelUpdated,
-    CreateChannel,
     DirectMessage,
     DirectMessageOpened,
     DirectMessagePage,
     DirectMessageUpdated,
-    OpenDirectMessage,
-    UpdateChannel,
 )
 from internal.db.locks import Locks, lock
 from internal.db.postgres import Conn, Database, Transaction
 from internal.errors import (
     CannotMessageUser,
     MissingPermissions,
-    TooManyChannels,
+    NotATextChannel,
     TooManyDirectMessages,
     UnknownChannel,
     UnknownUser,
     WrongChannelType,
 )
+from internal.events import Audience
 from internal.guild.model import GuildChannel
 from internal.guild.service import GuildService
 from internal.permission.model import Permission, allows
 from internal.utils.snowflake import NewId, Snowflake
-from internal.utils.validator import field_error
 
 # So many connections, at most, wait with sends for guilds that are being changed.
 _WAITING_SENDS: Final = 3
@@ -59,6 +51,15 @@ class ChannelService:
         found = await repository.access_of(conn, [(actor, channel_id)])
         return check_access(found.get((actor, channel_id)), needs)
 
+    async def access_of(
+        self, conn: Conn, pairs: Sequence[repository.Pair]
+    ) -> dict[repository.Pair, ChannelAccess]:
+        """What each actor of the pairs may do in the channel, if it is a channel of theirs.
+
+        One statement. Whether that is enough, the caller has to check.
+        """
+        return await repository.access_of(conn, pairs)
+
     def hold(
         self, actor: Snowflake, channel_id: Snowflake, needs: Permission
     ) -> AbstractAsyncContextManager[tuple[Transaction, ChannelAccess]]:
@@ -69,9 +70,9 @@ class ChannelService:
 
         async def attempt(conn: Conn, wait_for: int | None) -> ChannelAccess:
             access = await self.access(conn, actor, channel_id, needs)
-            if access.guild_id is None:
+            if access.lock_key is None:
                 return access
-            await lock(conn, access.guild_id, shared=True, wait_for=wait_for)
+            await lock(conn, access.lock_key, shared=True, wait_for=wait_for)
             return await self.access(conn, actor, channel_id, needs)
 
         return self._guilds.locks.transaction(attempt)
@@ -81,44 +82,46 @@ class ChannelService:
     ) -> tuple[set[Snowflake], dict[repository.Pair, ChannelAccess]]:
         """Look up many pairs of actor and channel at once; `check_access` decides for each.
 
-        The access to channels of the guilds that come back first stays true until the commit. The
-        other guilds are being changed: nobody waits for them here, and strangers never lock any.
-        Two statements, however many pairs there are.
+        The access to what has one of the lock keys that come back first stays true until the
+        commit. The other guilds and groups are being changed: nobody waits for them here, and
+        strangers never lock any. Two statements, however many pairs there are.
         """
         held = await repository.try_hold(conn, pairs)
         return held, await repository.access_of(conn, pairs)
 
     def hold_late(
-        self, guild_id: Snowflake, pairs: Sequence[repository.Pair]
+        self, lock_key: Snowflake, pairs: Sequence[repository.Pair]
     ) -> AbstractAsyncContextManager[tuple[Transaction, dict[repository.Pair, ChannelAccess]]]:
-        """Wait for a guild that is being changed, and look up pairs in a transaction then."""
+        """Wait for what is being changed, and look up pairs in a transaction then."""
 
         async def attempt(conn: Conn, wait_for: int | None) -> dict[repository.Pair, ChannelAccess]:
-            await lock(conn, guild_id, shared=True, wait_for=wait_for)
+            await lock(conn, lock_key, shared=True, wait_for=wait_for)
             return await repository.access_of(conn, pairs)
 
         return self._send_locks.transaction(attempt)
 
-    async def create(
-        self, actor: Snowflake, guild_id: Snowflake, wish: CreateChannel
-    ) -> GuildChannel:
-        async with self._guilds.change(actor, guild_id, Permission.MANAGE_CHANNELS) as (tx, _):
-            count, end = await repository.count_and_end(tx.conn, guild_id)
-            if count >= MAX_CHANNELS_OF_GUILD:
-                raise TooManyChannels
-            channel = GuildChannel(
-                id=self._new_id(),
-                guild_id=guild_id,
-                type=wish.type,
-                name=wish.name,
-                topic=wish.topic,
-                position=end if wish.position is None else wish.position,
-                nsfw=wish.nsfw,
-                rate_limit_per_user=wish.rate_limit_per_user or 0,
-            )
-            await repository.insert(tx.conn, channel)
-            tx.emit(ChannelCreated(channel=channel))
-            return channel
+    def change(
+        self,
+        actor: Snowflake,
+        channel_id: Snowflake,
+        needs: Permission,
+        kinds: Container[int],
+    ) -> AbstractAsyncContextManager[tuple[Transaction, ChannelAccess]]:
+        """A transaction that may change a channel of one of these kinds, and the access to it.
+
+        Its guild is locked, or the group itself. WrongChannelType if it is of another kind.
+        """
+
+        async def attempt(conn: Conn, wait_for: int | None) -> ChannelAccess:
+            # Only who has access gets to wait for the lock, and it is read again under it.
+            access = await self.access(conn, actor, channel_id, Permission.VIEW_CHANNEL)
+            if access.type not in kinds or access.lock_key is None:
+                raise WrongChannelType
+            check_access(access, needs)
+            await lock(conn, access.lock_key, wait_for=wait_for)
+            return await self.access(conn, actor, channel_id, needs)
+
+        return self._guilds.locks.transaction(attempt)
 
     async def of_guild(self, actor: Snowflake, guild_id: Snowflake) -> list[GuildChannel]:
         async with self._db.read() as conn:
@@ -128,43 +131,26 @@ class ChannelService:
         async with self._db.read() as conn:
             access = await self.access(conn, actor, channel_id, Permission.VIEW_CHANNEL)
             channel: GuildChannel | DirectMessage | None
-            if access.participants is None:
-                channel = await repository.find(conn, channel_id)
+            if access.guild_id is None:
+                channel = await repository.find_private(conn, actor, channel_id)
             else:
-                low, high = access.participants
-                other = high if actor == low else low
-                channel = await repository.find_direct_message(conn, actor, other)
+                channel = await repository.find(conn, channel_id)
         if channel is None:  # deleted between the two statements
             raise UnknownChannel
         return channel
 
-    async def update(
-        self, actor: Snowflake, channel_id: Snowflake, wish: UpdateChannel
-    ) -> GuildChannel:
-        async with self._manage(actor, channel_id) as (tx, channel):
-            wishes = msgspec.structs.asdict(wish).items()
-            changed = msgspec.structs.replace(
-                channel, **{name: value for name, value in wishes if value is not msgspec.UNSET}
-            )
-            if changed != channel:
-                await repository.update(tx.conn, changed)
-                tx.emit(ChannelUpdated(channel=changed))
-            return changed
+    async def type_of(self, actor: Snowflake, channel_id: Snowflake) -> int:
+        """What kind of channel it is, for those who see it. It changes among texts only."""
+        async with self._db.read() as conn:
+            return (await self.access(conn, actor, channel_id, Permission.VIEW_CHANNEL)).type
 
-    async def delete(self, actor: Snowflake, channel_id: Snowflake) -> GuildChannel:
-        async with self._manage(actor, channel_id) as (tx, channel):
-            await repository.delete(tx.conn, channel_id)
-            tx.emit(ChannelDeleted(channel=channel))
-            return channel
-
-    async def open_direct_message(self, actor: Snowflake, wish: OpenDirectMessage) -> DirectMessage:
+    async def open_direct_message(self, actor: Snowflake, other: Snowflake) -> DirectMessage:
         """Open the one channel that the two have, or make it; who made it first does not matter.
 
         An account has at most MAX_DIRECT_MESSAGES, for READY tells all of them: only so do READY
         and the events after it equal a fresh READY. The last OWN_DIRECT_MESSAGES of these only
         the account itself can open.
         """
-        other = _recipient(wish)
         if other == actor:
             raise CannotMessageUser
         async with self._db.transaction() as tx:
@@ -178,7 +164,8 @@ class ChannelService:
             channel = await repository.find_direct_message(tx.conn, actor, other)
             if channel is not None:
                 return channel
-            await self._refuse_more_direct_messages(tx.conn, actor, other)
+            await self.refuse_more_direct_messages(tx.conn, actor)
+            await self.refuse_to_add(tx.conn, other)
             await repository.insert_direct_message(tx.conn, self._new_id(), actor, other)
             channel = await repository.find_direct_message(tx.conn, actor, other)
             theirs = await repository.find_direct_message(tx.conn, other, actor)
@@ -195,8 +182,14 @@ class ChannelService:
             return await repository.direct_messages_before(conn, actor, page.before, page.limit)
 
     async def direct_messages(self, conn: Conn, user_id: Snowflake) -> list[DirectMessage]:
-        """List all direct messages of an account for READY, newest first."""
+        """List all direct messages and groups of an account for READY, newest first."""
         return await repository.direct_messages_before(conn, user_id, None, MAX_DIRECT_MESSAGES)
+
+    async def audiences(
+        self, conn: Conn, channel_ids: Sequence[Snowflake]
+    ) -> dict[Snowflake, Audience]:
+        """Who may see each of these channels of guilds, as long as its guild is held."""
+        return await repository.audiences(conn, channel_ids)
 
     async def announce_recipient(self, tx: Transaction, user_id: Snowflake) -> None:
         """Tell those who write to an account that it looks different. Call it after the change."""
@@ -205,32 +198,16 @@ class ChannelService:
         ):
             tx.emit(DirectMessageUpdated(user_id=other, channel=channel))
 
-    async def _refuse_more_direct_messages(
-        self, conn: Conn, actor: Snowflake, other: Snowflake
-    ) -> None:
+    async def refuse_more_direct_messages(self, conn: Conn, actor: Snowflake) -> None:
+        """Let nobody open more direct messages and groups than READY tells."""
         if await repository.count_direct_messages(conn, actor) >= MAX_DIRECT_MESSAGES:
             raise TooManyDirectMessages
+
+    async def refuse_to_add(self, conn: Conn, other: Snowflake) -> None:
+        """Let nobody fill somebody else's direct messages and groups up."""
         theirs = await repository.count_direct_messages(conn, other)
         if theirs >= MAX_DIRECT_MESSAGES - OWN_DIRECT_MESSAGES:
             raise CannotMessageUser
-
-    @asynccontextmanager
-    async def _manage(
-        self, actor: Snowflake, channel_id: Snowflake
-    ) -> AsyncIterator[tuple[Transaction, GuildChannel]]:
-        """A transaction with a channel that the actor may manage, its guild locked."""
-        async with self._db.read() as conn:
-            access = await self.access(conn, actor, channel_id, Permission.VIEW_CHANNEL)
-        if access.guild_id is None:
-            raise WrongChannelType
-        async with self._guilds.change(actor, access.guild_id, Permission.MANAGE_CHANNELS) as (
-            tx,
-            _,
-        ):
-            channel = await repository.find(tx.conn, channel_id)
-            if channel is None:  # deleted meanwhile
-                raise UnknownChannel
-            yield tx, channel
 
 
 def check_access(found: ChannelAccess | None, needs: Permission) -> ChannelAccess:
@@ -242,12 +219,10 @@ def check_access(found: ChannelAccess | None, needs: Permission) -> ChannelAcces
     return found
 
 
+def check_takes_messages(access: ChannelAccess) -> None:
+    """Refuse what holds channels or threads, and no messages of its own."""
+    if access.type in WITHOUT_MESSAGES:
+        raise NotATextChannel
+
+
 _VIEW_CHANNEL = int(Permission.VIEW_CHANNEL)
-
-
-def _recipient(wish: OpenDirectMessage) -> Snowflake:
-    if wish.recipient_id is not msgspec.UNSET:
-        return wish.recipient_id
-    if wish.recipients is not msgspec.UNSET:
-        return wish.recipients[0]
-    raise field_error("recipient_id", "This field is required", "BASE_TYPE_REQUIRED")

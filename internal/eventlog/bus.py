@@ -48,6 +48,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     revises: int | None
     payload: bytes | None
     created_at: datetime
+    parent_id: int | None = None
+    reshapes: int | None = None
 
     def __getitem__(self, column: str) -> Any:
         return getattr(self, column)
@@ -69,6 +71,7 @@ class Whisper(msgspec.Struct, frozen=True, array_like=True, tag="w"):
     guild_id: int | None
     channel_id: int | None
     payload: bytes
+    parent_id: int | None = None
 
 
 Message: TypeAlias = Drained | Whisper
@@ -118,6 +121,7 @@ def whispered(event: Event) -> Whisper:
         audience.guild_id,
         audience.channel_id,
         encode(event.payload()),
+        audience.parent_id,
     )
 
 
@@ -282,4 +286,6 @@ def _row(entry: Entry) -> Row:
         entry.revises,
         entry.payload,
         entry.created_at,
+        entry.parent_id,
+        entry.reshapes,
     )

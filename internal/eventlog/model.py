@@ -26,8 +26,10 @@ class Entry:
         "frame",
         "guild_id",
         "outbox_id",
+        "parent_id",
         "payload",
         "pos",
+        "reshapes",
         "retracts",
         "retracts_channels",
         "revises",
@@ -45,6 +47,10 @@ class Entry:
         self.users: frozenset[int] | None = None if users is None else frozenset(users)
         self.guild_id: Snowflake | None = row["guild_id"]
         self.channel_id: Snowflake | None = row["channel_id"]
+        # The channel of the thread `channel_id`: who may see it may see what is in the thread.
+        self.parent_id: Snowflake | None = row["parent_id"]
+        # Whose sight of channels is another behind it: an account's, or with 0 anybody's.
+        self.reshapes: int | None = row["reshapes"]
         self.subject: int | None = row["subject"]
         self.retracts: list[int] | None = row["retracts"]
         self.retracts_channels: list[int] | None = row["retracts_channels"]

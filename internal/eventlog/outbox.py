@@ -18,16 +18,18 @@ async def write(conn: Conn, events: Sequence[Event]) -> None:
         """
         INSERT INTO event_outbox (
                type, users, guild_id, channel_id, subject, retracts, retracts_channels, revises,
-               payload
+               payload, parent_id, reshapes
         )
         SELECT e.type, e.users::bigint[], e.guild_id, e.channel_id, e.subject,
-               e.retracts::bigint[], e.retracts_channels::bigint[], e.revises, e.payload
+               e.retracts::bigint[], e.retracts_channels::bigint[], e.revises, e.payload,
+               e.parent_id, e.reshapes
           FROM unnest(
                $1::text[], $2::text[], $3::bigint[], $4::bigint[],
-               $5::bigint[], $6::text[], $7::text[], $8::bigint[], $9::bytea[]
+               $5::bigint[], $6::text[], $7::text[], $8::bigint[], $9::bytea[],
+               $10::bigint[], $11::bigint[]
                ) WITH ORDINALITY AS e (
                type, users, guild_id, channel_id, subject, retracts, retracts_channels, revises,
-               payload, place
+               payload, parent_id, reshapes, place
                )
          ORDER BY e.place
         """,
@@ -40,6 +42,8 @@ async def write(conn: Conn, events: Sequence[Event]) -> None:
         [_ids(event.retracts_channels() or None) for event in events],
         [event.revises() for event in events],
         [encode(event.payload()) for event in events],
+        [audience.parent_id for audience in audiences],
+        [event.reshapes() for event in events],
     )
 
 

@@ -56,7 +56,8 @@ async def drain(conn: Conn, limit: int) -> list[Entry]:
     rows = await conn.fetch(
         """
         SELECT pos, outbox_id, type, users, guild_id, channel_id,
-               subject, retracts, retracts_channels, revises, payload, created_at
+               subject, retracts, retracts_channels, revises, payload, created_at,
+               parent_id, reshapes
           FROM drain($1)
         """,
         limit,
@@ -69,7 +70,8 @@ async def after(conn: Conn, pos: int, limit: int) -> list[Entry]:
     rows = await conn.fetch(
         """
         SELECT pos, outbox_id, type, users, guild_id, channel_id,
-               subject, retracts, retracts_channels, revises, payload, created_at
+               subject, retracts, retracts_channels, revises, payload, created_at,
+               parent_id, reshapes
           FROM event_log
          WHERE pos > $1
          ORDER BY pos
@@ -88,7 +90,8 @@ async def concerning(
     rows = await conn.fetch(
         """
         SELECT pos, outbox_id, type, users, guild_id, channel_id,
-               subject, retracts, retracts_channels, revises, payload, created_at
+               subject, retracts, retracts_channels, revises, payload, created_at,
+               parent_id, reshapes
           FROM event_log
          WHERE pos > $3
            AND pos <= $4
@@ -124,10 +127,62 @@ async def oldest(conn: Conn) -> int | None:
     return pos
 
 
-async def undrained(conn: Conn, limit: int) -> list[int]:
-    """Outbox ids of what is committed and has no position yet, in this snapshot."""
-    rows = await conn.fetch("SELECT id FROM event_outbox ORDER BY id LIMIT $1", limit)
-    return [row["id"] for row in rows]
+async def undrained(conn: Conn, limit: int) -> list[tuple[int, int | None]]:
+    """Outbox ids, with their guilds, of what is committed and has no position in this snapshot."""
+    rows = await conn.fetch("SELECT id, guild_id FROM event_outbox ORDER BY id LIMIT $1", limit)
+    return [(row["id"], row["guild_id"]) for row in rows]
+
+
+async def undrained_of(conn: Conn, guild_ids: Sequence[int]) -> list[tuple[int, int, str]]:
+    """What of guilds has no position in this snapshot: outbox ids, guilds and types."""
+    rows = await conn.fetch(
+        """
+        SELECT id, guild_id, type
+          FROM event_outbox
+         WHERE guild_id = ANY ($1::bigint[])
+        """,
+        guild_ids,
+    )
+    return [(row["id"], row["guild_id"], row["type"]) for row in rows]
+
+
+async def undrained_reshapes(conn: Conn, user_id: int, known: Sequence[int]) -> set[int]:
+    """The guilds in which a member is about to see other channels, without a position yet.
+
+    `known` are outbox ids to leave out: what READY has told already.
+    """
+    rows = await conn.fetch(
+        """
+        SELECT DISTINCT guild_id
+          FROM event_outbox
+         WHERE reshapes IN (0, $1) AND id <> ALL ($2::bigint[])
+        """,
+        user_id,
+        known,
+    )
+    return {row["guild_id"] for row in rows}
+
+
+async def last_reshape(conn: Conn, guild_id: int, user_id: int, after: int, upto: int) -> int:
+    """The last position in a span behind which a member may see other channels; `after` if none.
+
+    Joining is such a change. Those of the server's own events only ask for a guild to be told
+    afresh.
+    """
+    found: int | None = await conn.fetchval(
+        """
+        SELECT max(pos)
+          FROM event_log
+         WHERE pos > $3 AND pos <= $4 AND guild_id = $1
+           AND ((reshapes IN (0, $2) AND type = upper(type))
+                OR (type = 'GUILD_CREATE' AND users @> ARRAY[$2::bigint]))
+        """,
+        guild_id,
+        user_id,
+        after,
+        upto,
+    )
+    return after if found is None else found
 
 
 async def undrained_moves(conn: Conn, user_id: int, known: Sequence[int]) -> set[int]:

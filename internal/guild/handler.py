@@ -2,10 +2,10 @@
 
 from aiohttp import web
 
-from internal.guild.model import CreateGuild, GuildPage, MemberPage, UpdateGuild
+from internal.guild.model import CreateGuild, GuildCounts, GuildPage, MemberPage, UpdateGuild
 from internal.guild.service import GuildService
 from internal.utils.json import decoder
-from internal.utils.request import ACTOR, path_id, read_body, read_query
+from internal.utils.request import ACTOR, audit_reason, path_id, read_body, read_query
 from internal.utils.response import created, no_content, ok
 
 _create = decoder(CreateGuild)
@@ -29,12 +29,31 @@ class GuildHandler:
 
     async def get(self, request: web.Request) -> web.Response:
         actor, guild_id = request[ACTOR].user_id, path_id(request, "guild_id")
-        return ok(await self._guilds.details(actor, guild_id))
+        with_counts = read_query(request, GuildCounts).with_counts
+        return ok(await self._guilds.details(actor, guild_id, with_counts=with_counts))
+
+    async def get_preview(self, request: web.Request) -> web.Response:
+        actor, guild_id = request[ACTOR].user_id, path_id(request, "guild_id")
+        return ok(await self._guilds.preview(actor, guild_id))
+
+    async def get_icon(self, request: web.Request) -> web.Response:
+        """The picture as it was given, whatever the address calls its kind."""
+        icon_hash = request.match_info["icon"].partition(".")[0]
+        icon = await self._guilds.icon(path_id(request, "guild_id"), icon_hash)
+        known = {tag.value for tag in request.if_none_match or ()} & {icon.hash, "*"}
+        # Another picture has another address.
+        headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+        if known:
+            answer = web.Response(status=304, headers=headers)
+        else:
+            answer = web.Response(body=icon.data, content_type=icon.media_type, headers=headers)
+        answer.etag = icon.hash
+        return answer
 
     async def patch(self, request: web.Request) -> web.Response:
         actor, guild_id = request[ACTOR].user_id, path_id(request, "guild_id")
-        wish = await read_body(request, _update)
-        return ok(await self._guilds.update(actor, guild_id, wish))
+        wish, reason = await read_body(request, _update), audit_reason(request)
+        return ok(await self._guilds.update(actor, guild_id, wish, reason=reason))
 
     async def delete(self, request: web.Request) -> web.Response:
         await self._guilds.delete(request[ACTOR].user_id, path_id(request, "guild_id"))

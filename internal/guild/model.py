@@ -1,12 +1,12 @@
 """Guilds: communities with members, roles and channels."""
 
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 
 import msgspec
 from typing_extensions import override
 
 from internal.events import Audience, Event
-from internal.permission.model import Permission
+from internal.permission.model import Overwrite, Permission, Standing
 from internal.presence.model import Presence
 from internal.user.model import User
 from internal.utils.json import Timestamp
@@ -15,7 +15,7 @@ from internal.utils.validator import NO_NUL, ONE_LINE
 
 MAX_GUILDS_OF_USER: Final = 200
 MAX_MEMBERS: Final = 1_000_000
-# Above this many members a guild is large: GUILD_CREATE carries no more than these and one's own.
+# Above this many members a guild is large: GUILD_CREATE carries one's own membership and no other.
 LARGE: Final = 250
 # Deleting a guild or a channel deletes so many of its messages at once; the rest is purged later,
 # so that nobody waits for millions.
@@ -23,6 +23,20 @@ DELETED_AT_ONCE: Final = 1000
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=ONE_LINE)]
 Description = Annotated[str, msgspec.Meta(max_length=300, pattern=NO_NUL)]
+# The largest picture, and what it comes to as a `data:` address.
+MAX_ICON: Final = 256 << 10
+Picture = Annotated[str, msgspec.Meta(max_length=MAX_ICON * 4 // 3 + 64)]
+VerificationLevel = Annotated[int, msgspec.Meta(ge=0, le=4)]
+Notifications = Annotated[int, msgspec.Meta(ge=0, le=1)]
+ContentFilter = Annotated[int, msgspec.Meta(ge=0, le=2)]
+SystemChannelFlags = Annotated[int, msgspec.Meta(ge=0, le=63)]
+Feature = Annotated[str, msgspec.Meta(max_length=100)]
+Features = Annotated[list[Feature], msgspec.Meta(max_length=100)]
+Locale = Literal[
+    "ar", "bg", "cs", "da", "de", "el", "en-GB", "en-US", "es-419", "es-ES", "fi", "fr",
+    "he", "hi", "hr", "hu", "id", "it", "ja", "ko", "lt", "nl", "no", "pl", "pt-BR", "ro",
+    "ru", "sv-SE", "th", "tr", "uk", "vi", "zh-CN", "zh-TW",
+]  # fmt: skip
 
 
 # Requests.
@@ -32,13 +46,35 @@ class CreateGuild(msgspec.Struct, frozen=True, kw_only=True):
     name: Name
     description: Description | None = None
     discoverable: bool = False
+    icon: Picture | None = None
+    verification_level: VerificationLevel | None = None
+    default_message_notifications: Notifications | None = None
+    explicit_content_filter: ContentFilter | None = None
+    system_channel_flags: SystemChannelFlags | None = None
 
 
 class UpdateGuild(msgspec.Struct, frozen=True, kw_only=True):
     name: Name | msgspec.UnsetType = msgspec.UNSET
     description: Description | msgspec.UnsetType | None = msgspec.UNSET
     discoverable: bool | msgspec.UnsetType = msgspec.UNSET
+    # Of these only DISCOVERABLE can be changed; the others come from the server.
+    features: Features | msgspec.UnsetType | None = msgspec.UNSET
     owner_id: Snowflake | msgspec.UnsetType = msgspec.UNSET
+    icon: Picture | msgspec.UnsetType | None = msgspec.UNSET
+    # Null brings back what a new guild has.
+    verification_level: VerificationLevel | msgspec.UnsetType | None = msgspec.UNSET
+    default_message_notifications: Notifications | msgspec.UnsetType | None = msgspec.UNSET
+    explicit_content_filter: ContentFilter | msgspec.UnsetType | None = msgspec.UNSET
+    system_channel_id: Snowflake | msgspec.UnsetType | None = msgspec.UNSET
+    system_channel_flags: SystemChannelFlags | msgspec.UnsetType | None = msgspec.UNSET
+    rules_channel_id: Snowflake | msgspec.UnsetType | None = msgspec.UNSET
+    preferred_locale: Locale | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class GuildCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether to say how many of the members are there, too."""
+
+    with_counts: bool = False
 
 
 class GuildPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +112,12 @@ class Member(PartialMember, frozen=True, kw_only=True):
     user: User
 
 
+class RoleTags(msgspec.Struct, frozen=True, kw_only=True):
+    """What a managed role belongs to."""
+
+    bot_id: Snowflake | msgspec.UnsetType = msgspec.UNSET
+
+
 class RoleColors(msgspec.Struct, frozen=True, kw_only=True):
     primary_color: int = 0
     secondary_color: int | None = None
@@ -97,6 +139,42 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
     managed: bool = False
     mentionable: bool = False
     flags: int = 0
+    tags: RoleTags | msgspec.UnsetType = msgspec.UNSET
+
+
+class ChannelOverwrite(msgspec.Struct, frozen=True, kw_only=True):
+    """What a channel allows and denies to a role (type 0) or a member (type 1)."""
+
+    id: Snowflake
+    type: int
+    allow: str
+    deny: str
+
+    def rule(self) -> Overwrite:
+        """What permissions are computed from."""
+        return Overwrite(self.id, self.type == 1, int(self.allow), int(self.deny))
+
+
+class ForumTag(msgspec.Struct, frozen=True, kw_only=True):
+    id: Snowflake
+    name: str
+    moderated: bool = False
+    emoji_id: Snowflake | None = None
+    emoji_name: str | None = None
+
+
+class ReactionEmoji(msgspec.Struct, frozen=True, kw_only=True):
+    emoji_id: Snowflake | None = None
+    emoji_name: str | None = None
+
+
+class Forum(msgspec.Struct, frozen=True, kw_only=True):
+    """What only forum channels have."""
+
+    available_tags: tuple[ForumTag, ...] = ()
+    default_reaction_emoji: ReactionEmoji | None = None
+    default_sort_order: int | None = None
+    default_forum_layout: int = 0
 
 
 class GuildChannel(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,13 +185,91 @@ class GuildChannel(msgspec.Struct, frozen=True, kw_only=True):
     guild_id: Snowflake
     name: str
     position: int
-    permission_overwrites: tuple[()] = ()
+    permission_overwrites: tuple[ChannelOverwrite, ...] = ()
     topic: str | None = None
     nsfw: bool = False
     rate_limit_per_user: int = 0
     parent_id: Snowflake | None = None
     last_message_id: Snowflake | None = None
     flags: int = 0
+    default_auto_archive_duration: int | msgspec.UnsetType = msgspec.UNSET
+    default_thread_rate_limit_per_user: int | msgspec.UnsetType = msgspec.UNSET
+    # Of forums:
+    available_tags: tuple[ForumTag, ...] | msgspec.UnsetType = msgspec.UNSET
+    default_reaction_emoji: ReactionEmoji | msgspec.UnsetType | None = msgspec.UNSET
+    default_sort_order: int | msgspec.UnsetType | None = msgspec.UNSET
+    default_forum_layout: int | msgspec.UnsetType = msgspec.UNSET
+
+    def rules(self) -> tuple[Overwrite, ...]:
+        """What the permissions of members in it are computed from."""
+        return tuple(one.rule() for one in self.permission_overwrites)
+
+
+class ThreadMetadata(msgspec.Struct, frozen=True, kw_only=True):
+    archived: bool
+    auto_archive_duration: int
+    # When it was archived or taken out again last.
+    archive_timestamp: Timestamp
+    locked: bool
+    # Of private threads: whether members who don't moderate may add others.
+    invitable: bool | msgspec.UnsetType = msgspec.UNSET
+    create_timestamp: Timestamp
+
+
+class ThreadMember(msgspec.Struct, frozen=True, kw_only=True):
+    id: Snowflake
+    user_id: Snowflake
+    join_timestamp: Timestamp
+    flags: int = 0
+
+
+class Thread(msgspec.Struct, frozen=True, kw_only=True):
+    """A thread. Here, because the active ones are a part of what their guild shows."""
+
+    id: Snowflake
+    type: int
+    guild_id: Snowflake
+    parent_id: Snowflake
+    owner_id: Snowflake
+    name: str
+    last_message_id: Snowflake | None = None
+    rate_limit_per_user: int = 0
+    message_count: int = 0
+    total_message_sent: int = 0
+    member_count: int = 0
+    flags: int = 0
+    applied_tags: tuple[Snowflake, ...] = ()
+    thread_metadata: ThreadMetadata
+    # One's own membership, where it is told to a member of it.
+    member: ThreadMember | msgspec.UnsetType = msgspec.UNSET
+    newly_created: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class AddedThreadMember(ThreadMember, frozen=True, kw_only=True):
+    """A member of a thread as the others are told of it; who is there is told elsewhere."""
+
+    member: Member
+    presence: None = None
+
+
+class ThreadMembers(msgspec.Struct, frozen=True, kw_only=True):
+    """Who came into a thread or went, and how many are in it since."""
+
+    id: Snowflake
+    guild_id: Snowflake
+    member_count: int
+    added_members: tuple[AddedThreadMember, ...] | msgspec.UnsetType = msgspec.UNSET
+    removed_member_ids: tuple[Snowflake, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class LeftThread(msgspec.Struct, frozen=True, kw_only=True):
+    """An active thread that somebody was in who left its guild."""
+
+    id: Snowflake
+    parent_id: Snowflake
+    member_count: int
+    # Who remains in it, if it is a private one.
+    members: tuple[Snowflake, ...] | None
 
 
 class Guild(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,7 +314,26 @@ class GuildDetails(Guild, frozen=True, kw_only=True):
     """A guild as REST answers it; its channels stand in the answers that bring one into it."""
 
     approximate_member_count: int
+    # Where it was asked for.
+    approximate_presence_count: int | msgspec.UnsetType = msgspec.UNSET
     channels: tuple[GuildChannel, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class GuildPreview(msgspec.Struct, frozen=True, kw_only=True):
+    """What those see of a guild who think of joining it."""
+
+    id: Snowflake
+    name: str
+    icon: str | None
+    description: str | None
+    home_header: str | None = None
+    splash: str | None = None
+    discovery_splash: str | None = None
+    features: tuple[str, ...]
+    emojis: tuple[()] = ()
+    stickers: tuple[()] = ()
+    approximate_member_count: int
+    approximate_presence_count: int
 
 
 class PublicGuild(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,7 +364,8 @@ class GuildState(Guild, frozen=True, kw_only=True):
     member_count: int
     members: tuple[Member, ...]
     channels: tuple[GuildChannel, ...]
-    threads: tuple[()] = ()
+    # The active ones that the member may see.
+    threads: tuple[Thread, ...] = ()
     # Filled for the session that it is told to; an event of the log has none.
     presences: tuple[Presence, ...] = ()
     voice_states: tuple[()] = ()
@@ -207,6 +383,46 @@ class GuildRow(msgspec.Struct, frozen=True, kw_only=True):
     owner_id: Snowflake
     discoverable: bool
     member_count: int
+    icon: str | None = None
+    verification_level: int = 0
+    default_message_notifications: int = 0
+    explicit_content_filter: int = 0
+    system_channel_id: Snowflake | None = None
+    system_channel_flags: int = 0
+    rules_channel_id: Snowflake | None = None
+    preferred_locale: str = "en-US"
+
+
+class GuildSources(msgspec.Struct, frozen=True, kw_only=True):
+    """All of a guild that decides who sees what in it, whoever looks."""
+
+    guild_id: Snowflake
+    owner_id: Snowflake
+    roles: tuple[Role, ...]
+    channels: tuple[GuildChannel, ...]
+    # The active ones, each with its members.
+    threads: tuple[tuple[Thread, tuple[ThreadMember, ...]], ...]
+
+
+class Icon(msgspec.Struct, frozen=True, kw_only=True):
+    """The picture of a guild. It has one address as long as it is the same."""
+
+    hash: str
+    media_type: str
+    data: bytes
+
+
+class OwnMembership(msgspec.Struct, frozen=True, kw_only=True):
+    """What a guild's state depends on for one of its members."""
+
+    user_id: Snowflake
+    joined_at: Timestamp
+    # Also those that are no more.
+    roles: tuple[Snowflake, ...]
+
+
+# How high a role stands: by position and, of the same one, the older one above.
+Rank: TypeAlias = tuple[int, int]
 
 
 class GuildAccess(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,6 +431,9 @@ class GuildAccess(msgspec.Struct, frozen=True, kw_only=True):
     guild: GuildRow
     member: Member
     permissions: int
+    standing: Standing
+    # That of the highest role.
+    rank: Rank
 
     @property
     def is_owner(self) -> bool:
@@ -222,6 +441,14 @@ class GuildAccess(msgspec.Struct, frozen=True, kw_only=True):
 
     def may(self, needs: Permission) -> bool:
         return self.permissions & int(needs) == int(needs)
+
+    def outranks(self, rank: Rank) -> bool:
+        """Whether the actor may act on a role of this rank, or on who has nothing above it."""
+        return self.is_owner or self.rank > rank
+
+    def may_act_on(self, other: "GuildAccess") -> bool:
+        """Whether the actor stands above another member. Nobody stands above the owner."""
+        return not other.is_owner and self.outranks(other.rank)
 
 
 # Events.
@@ -246,6 +473,11 @@ class GuildCreated(Event, frozen=True, kw_only=True):
 class GuildUpdated(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "GUILD_UPDATE"
     guild: Guild
+    is_handed_over: bool = False
+
+    @override
+    def reshapes(self) -> Snowflake | None:
+        return Snowflake(0) if self.is_handed_over else None
 
     @override
     def audience(self) -> Audience:
@@ -304,6 +536,12 @@ class MemberJoined(Event, frozen=True, kw_only=True):
 
 class MemberUpdated(MemberJoined, frozen=True, kw_only=True):
     type: ClassVar[str] = "GUILD_MEMBER_UPDATE"
+    # Whether the roles are others than before.
+    has_other_roles: bool = False
+
+    @override
+    def reshapes(self) -> Snowflake | None:
+        return self.member.user.id if self.has_other_roles else None
 
 
 class MemberLeft(Event, frozen=True, kw_only=True):
@@ -314,3 +552,19 @@ class MemberLeft(Event, frozen=True, kw_only=True):
     @override
     def audience(self) -> Audience:
         return Audience(guild_id=self.guild_id)
+
+
+class ThreadMembersUpdated(Event, frozen=True, kw_only=True):
+    """Here, because who leaves a guild leaves its threads."""
+
+    type: ClassVar[str] = "THREAD_MEMBERS_UPDATE"
+    change: ThreadMembers
+    to: Audience
+
+    @override
+    def audience(self) -> Audience:
+        return self.to
+
+    @override
+    def payload(self) -> ThreadMembers:
+        return self.change

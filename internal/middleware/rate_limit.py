@@ -52,6 +52,7 @@ GATEWAY: Final = Rule("gateway", "address", Rate(200, 20))
 ACCOUNT: Final = Rule("account", "account", Rate(100, 50))
 CREDENTIALS: Final = Rule("credentials", "account", Rate(10, 10 * _MINUTE, guards_secrets=True))
 CREATE: Final = Rule("create", "account", Rate(20, 0.5))
+REPORT: Final = Rule("report", "account", Rate(10, 10 * _MINUTE))
 SEND: Final = Rule("send", "account", Rate(20, 10))
 TYPING: Final = Rule("typing", "account", Rate(10, 1))
 

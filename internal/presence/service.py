@@ -178,6 +178,10 @@ class PresenceService:
         self._last: OrderedDict[int, SessionPresence] = OrderedDict()
         self._unkept: OrderedDict[int, SessionPresence] = OrderedDict()
         self._sought: dict[int, int] = {}
+        # Guilds of which somebody looks at the members, and those of them where somebody came,
+        # went or shows something else.
+        self.watched: set[int] = set()
+        self.stirred: set[int] = set()
         # Users who joined a guild, and have to be told who is there.
         self._joined: dict[tuple[int, int], None] = {}
         # Whether the store has all that this node knows, but for what is unwritten.
@@ -212,6 +216,20 @@ class PresenceService:
         merged = merge([*latest(self._parts.get(user_id, {}).values()), begun])
         own = _presence(user_id, guild_id, merged, is_hidden=merged is OFFLINE)
         return (*(one for one in known.presences if one.user.id != user_id), own)
+
+    def who_is_in(self, guild_id: int) -> frozenset[int]:
+        """Who is there in a guild, however many they are."""
+        return frozenset(self._online_in.get(guild_id, ()))
+
+    def among(self, guild_id: int, user_ids: Iterable[int]) -> list[Presence]:
+        """Those of some users who are there in a guild."""
+        there = self._online_in.get(guild_id, _NO_GUILDS)
+        return [self.presence_of(user_id, guild_id) for user_id in user_ids if user_id in there]
+
+    def presence_of(self, user_id: int, guild_id: int) -> Presence:
+        """What a user shows to others in a guild."""
+        is_there = user_id in self._online_in.get(guild_id, ())
+        return _presence(user_id, guild_id, self._told[user_id].merged if is_there else OFFLINE)
 
     def live(self, key: int, user_id: int, guilds: Iterable[int]) -> Sequence[PresenceUpdated]:
         """A session's socket hears of events from now on; what else it has to hear of."""
@@ -677,6 +695,8 @@ class PresenceService:
         if after == before:
             return False
         self._index(user_id, before, after)
+        if self.watched:
+            self.stirred |= self.watched & (before.guilds | after.guilds)
         heard: set[int] = set()
         for guild_id in after.guilds:
             known = before.merged if guild_id in before.guilds else OFFLINE
@@ -732,6 +752,14 @@ class PresenceService:
         if is_on:
             for guild_id in after.guilds:
                 self._online_in.setdefault(guild_id, set()).add(user_id)
+
+    def is_there(self, user_id: int) -> bool:
+        """Whether somebody has a connection, on any node and whatever it shows."""
+        return user_id in self._parts
+
+    def online_in(self, guild_id: int) -> int:
+        """How many members of a guild are shown as online, on all nodes."""
+        return len(self._online_in.get(guild_id, ()))
 
     def _is_crowd(self, guild_id: int) -> bool:
         return len(self._online_in.get(guild_id, ())) > self.limits.crowd

@@ -5,13 +5,20 @@ import typing
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 
 from internal.chat.message.model import SendMessage
 from internal.chat.ws.events import CloseReason, Op
-from internal.chat.ws.model import Ready
+from internal.chat.ws.model import (
+    LookAtMembers,
+    MemberListUpdate,
+    MembersChunk,
+    Ready,
+    RequestLimited,
+    RequestMembers,
+)
 from internal.chat.ws.session import IdentifyBody, ResumeBody
 from internal.errors import AppError, HttpError, type_by_code
 from internal.events import Event
@@ -27,6 +34,13 @@ from internal.utils.json import schema_hook
 PROTOCOL: Final = Path("docs/protocol.md")
 ERRORS: Final = Path("docs/errors.md")
 ASYNCAPI: Final = Path("docs/asyncapi.json")
+
+# What is dispatched to the one socket that asked for it.
+ANSWERS: Final[Mapping[str, list[Any]]] = {
+    "GUILD_MEMBERS_CHUNK": [MembersChunk],
+    "GUILD_MEMBER_LIST_UPDATE": [MemberListUpdate],
+    "RATE_LIMITED": [RequestLimited],
+}
 
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
@@ -113,6 +127,9 @@ class _Nobody:
     def __getattr__(self, _name: str) -> "_Nobody":
         return self
 
+    def __call__(self, *_handlers: object) -> "_Nobody":
+        return self
+
 
 # The marked parts of docs/protocol.md.
 
@@ -145,6 +162,12 @@ def _route_line(row: Route) -> str:
 
 def _fields(kind: Any) -> str:
     """A struct's fields; those that may be left out bear a question mark."""
+    if isinstance(kind, tuple):
+        return " or ".join(map(_fields, kind))
+    if typing.get_origin(kind) is Annotated:
+        return _fields(typing.get_args(kind)[0])
+    if typing.get_origin(kind) is list:
+        return f"list of {_fields(typing.get_args(kind)[0])}"
     return " ".join(
         f"`{field.encode_name}{'' if field.required else '?'}`"
         for field in msgspec.structs.fields(kind)
@@ -196,12 +219,14 @@ def _close_reasons_part() -> str:
 
 
 def _asyncapi() -> dict[str, Any]:
-    dispatched = {"READY": [Ready], **events()}
+    dispatched = {"READY": [Ready], **ANSWERS, **events()}
     bodies: dict[str, Any] = {
         "IDENTIFY": IdentifyBody,
         "UPDATE_PRESENCE": PresenceUpdate,
         "RESUME": ResumeBody,
+        "REQUEST_GUILD_MEMBERS": RequestMembers,
         "SEND": SendMessage,
+        "LOOK_AT_MEMBERS": LookAtMembers,
     }
     kinds = [*bodies.values(), ErrorBody, *(one for many in dispatched.values() for one in many)]
     schemas, components = msgspec.json.schema_components(

@@ -44,14 +44,14 @@ def describe(routes: Iterable[Route], *, server: str, version: str) -> dict[str,
     described = iter(schemas[1:])
     paths: dict[str, dict[str, Any]] = {}
     for row in rows:
-        body = next(described) if row.body else None
+        bodies = [next(described) for _ in _alternatives(row.body)]
         query = next(described) if row.query else None
         answers = [next(described) for _ in _alternatives(row.answer)]
         for path in row.paths:
             if path != "/" and path.rstrip("/") in paths and path.endswith("/"):
                 continue  # the same with a slash, for libraries that add one
             paths.setdefault(path, {})[row.method.lower()] = _operation(
-                row, path, body, _parameters(query, components), answers
+                row, path, bodies, _parameters(query, components), answers
             )
     return {
         "openapi": "3.1.0",
@@ -79,18 +79,19 @@ def describe(routes: Iterable[Route], *, server: str, version: str) -> dict[str,
 
 
 def _kinds(row: Route) -> list[Any]:
-    return [kind for kind in (row.body, row.query, *_alternatives(row.answer)) if kind]
+    kinds = (*_alternatives(row.body), row.query, *_alternatives(row.answer))
+    return [kind for kind in kinds if kind]
 
 
-def _alternatives(answer: Any) -> tuple[Any, ...]:
-    """The shapes that an answer may have; a tuple in the table means any of them."""
-    if answer is None:
+def _alternatives(shapes: Any) -> tuple[Any, ...]:
+    """The shapes that a body or an answer may have; a tuple in the table means any of them."""
+    if shapes is None:
         return ()
-    return answer if isinstance(answer, tuple) else (answer,)
+    return shapes if isinstance(shapes, tuple) else (shapes,)
 
 
 def _operation(
-    row: Route, path: str, body: Any, query: list[dict[str, Any]], answers: list[Any]
+    row: Route, path: str, bodies: list[Any], query: list[dict[str, Any]], answers: list[Any]
 ) -> dict[str, Any]:
     ids = [
         {"name": name, "in": "path", "required": True, "schema": schema_hook_id()}
@@ -103,12 +104,13 @@ def _operation(
         "tags": [row.tag if path == row.paths[0] else _MIRRORED],
         "responses": {
             str(row.status): _answer(answers),
-            **_refusals(row, has_body=body is not None),
+            **_refusals(row, has_body=bool(bodies)),
         },
     }
     if ids or query:
         operation["parameters"] = [*ids, *query]
-    if body is not None:
+    if bodies:
+        body = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
         operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": body}}}
     if row.is_public:
         operation["security"] = []

@@ -24,6 +24,13 @@ from internal.utils.clock import Clock
 VERSION: Final = "0.1.0"
 _OK: Final = 200
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+# What in a path is no id. A picture is named by its hash and what it is called for.
+_SHAPES: Final = {
+    "icon": r"(?:a_)?[0-9a-f]{32}\.(?:png|jpg|jpeg|gif|webp)",
+    # Of an invite; one of another form is unknown like any other.
+    "code": "[0-9A-Za-z-]{1,64}",
+}
+_ID: Final = "[0-9]+"
 
 
 def site(  # noqa: PLR0913  # everything that an answer passes through
@@ -80,8 +87,8 @@ def _guarded(
 
 
 def _pattern(path: str) -> str:
-    """The path for aiohttp. Ids are digits, so that no two routes can meet."""
-    return _PLACEHOLDER.sub(r"{\1:[0-9]+}", path)
+    """The path for aiohttp. Each part has its shape, so that no two routes can meet."""
+    return _PLACEHOLDER.sub(lambda found: f"{{{found[1]}:{_SHAPES.get(found[1], _ID)}}}", path)
 
 
 def _add_docs(application: web.Application, rows: list[Route], limits: RateLimits) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
@@ -14,6 +15,7 @@ from internal.utils.snowflake import Snowflake
 from internal.utils.validator import body_error, field_error
 
 T = TypeVar("T")
+_MAX_REASON: Final = 512
 
 
 ACTOR = web.RequestKey("actor", Actor)
@@ -43,6 +45,15 @@ async def read_body(request: web.Request, decode: Callable[[bytes | str], T]) ->
         return decode(raw)
     except UnreadableJson as fault:
         raise body_error(fault) from None
+
+
+def audit_reason(request: web.Request) -> str | None:
+    """Why something is done, as X-Audit-Log-Reason says it: percent-encoded UTF-8."""
+    header = request.headers.get("X-Audit-Log-Reason", "")
+    reason = unquote(header, errors="replace").replace("\0", "").strip()
+    if len(reason) > _MAX_REASON:
+        raise field_error("X-Audit-Log-Reason", f"Must be {_MAX_REASON} or fewer in length")
+    return reason or None
 
 
 def read_query(request: web.Request, kind: type[T]) -> T:

@@ -288,7 +288,7 @@ async def test_nesting_of_10_to_the_5_closes(gateway: Gateway) -> None:
     await gateway.expect_close(4002)
 
 
-@pytest.mark.parametrize("op", [-1, 0, 5, 7, 9, 10, 11, 12, 99, 102, 2**31, 2**63])
+@pytest.mark.parametrize("op", [-1, 0, 5, 7, 9, 10, 11, 12, 99, 103, 2**31, 2**63])
 async def test_an_unknown_opcode_closes(gateway: Gateway, op: int) -> None:
     await gateway.send(op)
     await gateway.expect_close(4001)

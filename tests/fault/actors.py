@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
 from tests.fault.calls import Account
+from tests.fault.entitlement import ADMINISTRATOR, VIEW
 from tests.fault.history import Op
 from tests.fault.readers import Reader
-from tests.fault.world import World
+from tests.fault.world import Guild, World
 
 # So that buffers fill up: some messages are long.
 _PADDING: Final = " " + "x" * 1500
@@ -17,11 +18,14 @@ _DELETE: Final = "DELETE"
 class Actor:
     """Somebody who does one thing after the other, whatever chance decides."""
 
-    def __init__(self, world: World, account: Account, *, pace: float = 1.0) -> None:
+    def __init__(
+        self, world: World, account: Account, *, pace: float = 1.0, role: str = ""
+    ) -> None:
+        """`role` tells apart what one person does in several."""
         self.world = world
         self.account = account
-        self.history = world.history(account)
-        self.chance = world.branch(f"{account.username} acts")
+        self.history = world.history(account, role)
+        self.chance = world.branch(f"{role or account.username} acts")
         self._pace = pace
         self._count = 0
         self._choices: list[tuple[float, Callable[[], Awaitable[None]]]] = []
@@ -90,8 +94,12 @@ class Writer(Actor):
         await self.call(op, _DELETE, f"/messages/{channel_id}/{message_id}")
 
     async def _trespass(self) -> None:
-        """Try to speak where one is a stranger; nobody may ever hear it."""
-        channel_id = self.chance.choice(self.world.vault.channels)
+        """Try to speak where one is a stranger; nobody may ever hear it.
+
+        In a lounge one need not be a stranger just then: the log decides.
+        """
+        lounges = [guild.lounge for guild in self.world.lounges]
+        channel_id = self.chance.choice([*self.world.vault.channels, *lounges])
         await self.account.send(self.history, channel_id, self.words())
 
 
@@ -105,7 +113,10 @@ class Talker(Actor):
 
     async def _say(self) -> None:
         guild = self.chance.choice(self.world.guilds[:-1])
-        await self._reader.say(self.chance.choice(guild.channels), self.words())
+        channels = list(guild.channels)
+        if guild.lounge and self.account.id not in self.world.fickle:
+            channels.append(guild.lounge)
+        await self._reader.say(self.chance.choice(channels), self.words())
 
 
 class Caller(Actor):
@@ -159,7 +170,8 @@ class Drifter(Actor):
     async def _send(self) -> None:
         """Whether it is a member just now or not."""
         guild = self.chance.choice(self.world.guilds[:-1])
-        await self.account.send(self.history, self.chance.choice(guild.channels), self.words())
+        channels = [*guild.channels, *filter(None, [guild.lounge])]
+        await self.account.send(self.history, self.chance.choice(channels), self.words())
 
     async def _pitch(self) -> None:
         name = self.name("tent")
@@ -187,8 +199,9 @@ class Steward(Actor):
         self.may(20, self._create)
         self.may(25, self._rename)
         self.may(15, self._delete)
-        self.may(20, self._send)
-        self.may(20, self._whisper)
+        self.may(15, self._send)
+        self.may(15, self._whisper)
+        self.may(10, self._receive)
 
     async def _create(self) -> None:
         guild, name = self.chance.choice(self.world.guilds[:-1]), self.name("room")
@@ -218,6 +231,71 @@ class Steward(Actor):
         channel_id = self.chance.choice(self.world.vault.channels)
         await self.account.send(self.history, channel_id, self.words())
 
+    async def _receive(self) -> None:
+        """The owner sees the lounges without any role."""
+        guild = self.chance.choice(self.world.lounges)
+        await self.account.send(self.history, guild.lounge, self.words())
+
+
+class Warden(Actor):
+    """Lets people see the lounges, and no more, by each of the ways that there are.
+
+    Roles change in all of them, for one at a time. What may change everybody's sight changes in
+    one guild alone: in the other one resumes go on without such a change in between.
+    """
+
+    def __init__(self, world: World, account: Account) -> None:
+        super().__init__(world, account, pace=world.scale.warden_pace, role="warden")
+        self._given: set[tuple[str, str]] = set()
+        self._bits = 0
+        self.may(80, self._switch_role)
+        self.may(10, self._switch_keys)
+        self.may(6, self._rule_somebody)
+        self.may(2, self._open_to_all)
+        self.may(2, self._turn_keys)
+
+    async def _switch_role(self) -> None:
+        guild = self.chance.choice(self.world.lounges)
+        await self._switch(guild, guild.insiders)
+
+    async def _switch_keys(self) -> None:
+        guild = self.world.lounges[-1]
+        await self._switch(guild, guild.keys)
+
+    async def _switch(self, guild: Guild, role_id: str) -> None:
+        user_id = self.chance.choice(self.world.fickle)
+        has_it = (user_id, role_id) in self._given
+        what, method = ("role_take", _DELETE) if has_it else ("role_give", "PUT")
+        op = self.history.invoke(what, guild_id=guild.id, user_id=user_id, role_id=role_id)
+        path = f"/guilds/{guild.id}/members/{user_id}/roles/{role_id}"
+        await self.call(op, method, path)
+        # Also one that is in doubt: the next try is for the other way.
+        if op.outcome != "fail":
+            self._given.symmetric_difference_update({(user_id, role_id)})
+
+    async def _rule_somebody(self) -> None:
+        """One member's own rule, which counts more than those of roles."""
+        bits = self.chance.choice([(VIEW, 0), (0, VIEW), (0, 0)])
+        await self._rule(self.chance.choice(self.world.fickle), 1, bits)
+
+    async def _open_to_all(self) -> None:
+        bits = self.chance.choice([(VIEW, 0), (0, VIEW), (0, VIEW)])
+        await self._rule(self.world.lounges[-1].id, 0, bits)
+
+    async def _rule(self, target_id: str, kind: int, bits: tuple[int, int]) -> None:
+        channel_id = self.world.lounges[-1].lounge
+        op = self.history.invoke("overwrite", channel_id=channel_id, target_id=target_id, bits=bits)
+        body = {"type": kind, "allow": str(bits[0]), "deny": str(bits[1])}
+        await self.call(op, "PUT", f"/channels/{channel_id}/permissions/{target_id}", body)
+
+    async def _turn_keys(self) -> None:
+        """A role that lets those who have it see everything, or nothing."""
+        guild = self.world.lounges[-1]
+        self._bits ^= ADMINISTRATOR
+        op = self.history.invoke("role_permissions", role_id=guild.keys, permissions=self._bits)
+        path = f"/guilds/{guild.id}/roles/{guild.keys}"
+        await self.call(op, "PATCH", path, {"permissions": str(self._bits)})
+
 
 async def cast(world: World) -> list[Coroutine[None, None, None]]:
     """Everybody's work, to be started."""
@@ -228,6 +306,9 @@ async def cast(world: World) -> list[Coroutine[None, None, None]]:
             friend = world.chance.choice(listening)
             direct = await account.must("POST", "/users/@me/channels", {"recipient_id": friend.id})
             channels = [c for guild in world.guilds[:-1] for c in guild.channels]
+            if account.id not in world.fickle:
+                # More than its share, as fewer go there.
+                channels += 2 * [guild.lounge for guild in world.lounges]
             work.append(Writer(world, account, [*channels, direct["id"]]).run())
         elif name.startswith("caller"):
             work.append(Caller(world, account).run())
@@ -235,5 +316,6 @@ async def cast(world: World) -> list[Coroutine[None, None, None]]:
             work.append(Drifter(world, account).run())
         elif name == "steward":
             work.append(Steward(world, account).run())
+            work.append(Warden(world, account).run())
     talkers = [reader for reader in world.readers if reader.account.username.startswith("talker")]
     return [*work, *(Talker(world, reader).run() for reader in talkers)]

@@ -314,6 +314,7 @@ class Campaign:
         self._world.line.calm.set()
         await self._target.revive()
         await self._take_stock()
+        await self._close_lounges()
         fence = await self._prober.send(self._calls, self._world.plaza.channels[0], "fence")
         self.say("all operations have ended; waiting until everybody has heard of them")
         ending = Ending(
@@ -341,6 +342,18 @@ class Campaign:
             ),
         ]
         return evidence
+
+    async def _close_lounges(self) -> None:
+        """Say a last word in each of the lounges.
+
+        What was said last when somebody came to see a channel may have been taken back since, or
+        before: `last_message_id` may then name a message that is no more.
+        """
+        world = self._world
+        steward = world.accounts["steward"]
+        notes = world.history(steward, "closing")
+        for number, guild in enumerate(world.lounges):
+            await steward.send(notes, guild.lounge, f"closing-{number}")
 
     def _result(self, evidence: Evidence) -> Result:
         world = self._world

@@ -11,6 +11,7 @@ import msgspec
 from typing_extensions import override
 
 from tests.fault.calls import marker
+from tests.fault.entitlement import Entitlement
 from tests.fault.faults import Hit
 from tests.fault.history import Heard, History, Op, ServerError, Turn
 
@@ -20,6 +21,10 @@ _ENDED = "session_ended"
 JOINED, LEFT = "GUILD_CREATE", "GUILD_DELETE"
 _MAC_BYTES = 16
 _NOT_LOGGED = frozenset({"READY", "RESUMED", "TYPING_START", "PRESENCE_UPDATE"})
+# What may also follow from another event, and then shares a position with one.
+_DERIVED = frozenset({"CHANNEL_CREATE", "CHANNEL_DELETE", "THREAD_LIST_SYNC", JOINED})
+# Of events that begin so GUILD_CREATE tells what they come to.
+_STATE = ("GUILD_ROLE_", "GUILD_MEMBER_", "GUILD_UPDATE", "CHANNEL_", "THREAD_")
 
 
 class Row(msgspec.Struct):
@@ -35,6 +40,15 @@ class Row(msgspec.Struct):
     revises: str | None
     payload: Json
     at: float
+    # The channel that the thread `channel` is in.
+    parent: str | None = None
+    # Whose sight of channels is another behind it: a user's, or with "0" anybody's.
+    reshapes: str | None = None
+
+    @property
+    def is_state(self) -> bool:
+        """Whether it tells of what GUILD_CREATE tells, too."""
+        return self.type in {JOINED, LEFT} or self.type.startswith(_STATE)
 
     @override
     def __str__(self) -> str:
@@ -54,6 +68,10 @@ class Stored(msgspec.Struct):
     guilds: set[str]
     names: dict[str, str | None]
     sessions: set[str]
+    # The roles of (user, guild); what (channel, target) is allowed and denied; bits of roles.
+    roles: dict[tuple[str, str], set[str]] = {}
+    overwrites: dict[tuple[str, str], tuple[int, int]] = {}
+    permissions: dict[str, int] = {}
 
 
 class Block(msgspec.Struct):
@@ -70,13 +88,17 @@ class Block(msgspec.Struct):
 
 
 class Frame(msgspec.Struct):
-    """A logged event as a reader got it."""
+    """An event as a reader got it."""
 
     at: float
     pos: int
     type: str
     d: Json
     block: Block | None
+    # It follows from an event, and is none of the log.
+    is_derived: bool = False
+    # A guild as it was when it was asked for, which may be later than at the position.
+    is_fresh: bool = False
 
     @property
     def id(self) -> str:
@@ -84,12 +106,39 @@ class Frame(msgspec.Struct):
         d = self.d
         if "user" in d and "id" not in d:
             return f"{d.get('guild_id')}/{d['user']['id']}"
-        return str(d.get("id") or d.get("ids"))
+        role = d.get("role_id") or d.get("role", {}).get("id")
+        return str(d.get("id") or d.get("ids") or role)
 
     @override
     def __str__(self) -> str:
         how = f" in the replay after {self.block.seq}" if self.block else ""
-        return f"frame s={self.pos} {self.type} {self.id} at {self.at:.3f}{how}"
+        what = "derived frame" if self.is_derived else "frame"
+        return f"{what} s={self.pos} {self.type} {self.id} at {self.at:.3f}{how}"
+
+
+def tells(row: Row, frame: Frame) -> bool:
+    """Whether a frame tells what is in the log; what was taken back has no payload any more."""
+    if row.type != frame.type:
+        return False
+    if row.payload is None:
+        return row.subject in {None, frame.d.get("id")}
+    return Frame(0, row.pos, row.type, row.payload, None).id == frame.id
+
+
+def classify(frame: Frame, row: Row | None) -> None:
+    """Say whether a frame is an event of the log; `row` is what is there at its position."""
+    if frame.type not in _DERIVED:
+        return
+    is_logged = row is not None and tells(row, frame)
+    if frame.type == JOINED and frame.block is not None and frame.pos <= frame.block.seq:
+        # A replay begins behind the position that it is asked for.
+        is_logged = False
+    frame.is_derived = not is_logged
+    if frame.type == JOINED:
+        logged = row.payload or {} if row is not None and is_logged else None
+        frame.is_fresh = logged is None or any(
+            logged.get(key) != value for key, value in frame.d.items() if key != "presences"
+        )
 
 
 class Life(msgspec.Struct, dict=True):
@@ -101,7 +150,12 @@ class Life(msgspec.Struct, dict=True):
     suppressed: frozenset[int]
     begun: float
     opened: float
+    # The events of the log; all frames in their order; those that follow from events.
     frames: list[Frame]
+    stream: list[Frame]
+    derived: list[Frame]
+    # The guilds that were told afresh, by their ids.
+    fresh: dict[str, list[Frame]]
     blocks: list[Block]
     opening: list[tuple[str, int, Json]]
     last: int
@@ -179,7 +233,7 @@ class Evidence:
         self.ops = sorted((op for h in histories for op in h.ops), key=lambda op: op.begun)
         self.turns = {h.name: [r for r in h.records if isinstance(r, Turn)] for h in histories}
         known: dict[int, Json] = {}
-        self.lives = [life for h in histories for life in lives_of(h, known)]
+        self.lives = [life for h in histories for life in lives_of(h, known, stored.rows)]
         self.resumed = {
             h.name: [r.at for r in h.records if isinstance(r, Heard) and r.t == "RESUMED"]
             for h in histories
@@ -232,7 +286,30 @@ class Evidence:
             return False
         if row.users is not None:
             return user in row.users
-        return self.is_member(user, row.guild, row.pos)
+        return self.is_member(user, row.guild, row.pos) and self.entitlement.sees_row(user, row)
+
+    @cached_property
+    def entitlement(self) -> Entitlement:
+        return Entitlement(self.rows)
+
+    @cached_property
+    def _reshapes(self) -> dict[str, list[Row]]:
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if row.reshapes is not None and row.guild is not None:
+                found.setdefault(row.guild, []).append(row)
+        return found
+
+    def reshapes(self, user: str, guild: str, *, after: int, before: float) -> Iterator[Row]:
+        """What changed a member's sight of a guild behind a position, and before a moment.
+
+        Also the server's own notes that a guild has to be told afresh: they change nothing.
+        """
+        return (
+            row
+            for row in self._reshapes.get(guild, ())
+            if row.pos > after and row.at < before and row.reshapes in {"0", user}
+        )
 
     @cached_property
     def created(self) -> dict[str, list[Row]]:
@@ -289,19 +366,21 @@ class Evidence:
         return found
 
 
-def lives_of(history: History, known: dict[int, Json] | None = None) -> list[Life]:
+def lives_of(history: History, known: dict[int, Json], rows: Mapping[int, Row]) -> list[Life]:
     """Cut what a reader heard into gateway sessions, but for those that broke off while opening.
 
-    `known` keeps what was read of messages for other readers, who were sent the same bytes.
+    `known` keeps what was read of messages for other readers, who were sent the same bytes. `rows`
+    is the log, by position.
     """
-    return list(_Cutter(history, {} if known is None else known).lives())
+    return list(_Cutter(history, known, rows).lives())
 
 
 class _Cutter:
     """Walks through the records of one reader."""
 
-    def __init__(self, history: History, known: dict[int, Json]) -> None:
+    def __init__(self, history: History, known: dict[int, Json], rows: Mapping[int, Row]) -> None:
         self._history = history
+        self._rows = rows
         # By the identity of what holds the bytes, which the histories keep alive.
         self._known = known
         self._lives: list[Life] = []
@@ -357,7 +436,14 @@ class _Cutter:
         elif heard.t not in _NOT_LOGGED:
             if block is not None:
                 block.last = heard.s
-            life.frames.append(Frame(heard.at, heard.s, heard.t, d, block))
+            self._keep(life, Frame(heard.at, heard.s, heard.t, d, block))
+
+    def _keep(self, life: Life, frame: Frame) -> None:
+        classify(frame, self._rows.get(frame.pos))
+        life.stream.append(frame)
+        (life.derived if frame.is_derived else life.frames).append(frame)
+        if frame.is_fresh:
+            life.fresh.setdefault(frame.id, []).append(frame)
 
     def _open(self, heard: Heard, d: Json) -> None:
         self._opening.append((heard.t, heard.s, d))
@@ -373,6 +459,9 @@ class _Cutter:
             begun=self._begun,
             opened=heard.at,
             frames=[],
+            stream=[],
+            derived=[],
+            fresh={},
             blocks=[],
             opening=self._opening,
             last=heard.s,
@@ -402,14 +491,17 @@ async def _read(conn: "asyncpg.Connection[asyncpg.Record]", offset: float) -> St
     log = await conn.fetch(
         """
         SELECT pos, outbox_id, type, users, guild_id, channel_id, subject, revises, payload,
-               extract(epoch FROM created_at)::float8 AS at
+               parent_id, reshapes, extract(epoch FROM created_at)::float8 AS at
           FROM event_log
          ORDER BY pos
         """
     )
     messages = await conn.fetch("SELECT id, channel_id, author_id, content FROM messages")
     nonces = await conn.fetch("SELECT author_id, nonce, message_id FROM message_nonces")
-    members = await conn.fetch("SELECT user_id, guild_id FROM members")
+    members = await conn.fetch("SELECT user_id, guild_id, roles FROM members")
+    overwrites = await conn.fetch(
+        "SELECT channel_id, target_id, allow, deny FROM channel_overwrites"
+    )
     channels = await conn.fetch("SELECT id, name FROM channels")
     return Stored(
         rows={row["pos"]: _row(row, offset) for row in log},
@@ -428,6 +520,14 @@ async def _read(conn: "asyncpg.Connection[asyncpg.Record]", offset: float) -> St
             for u in await conn.fetch("SELECT id, global_name FROM users")
         },
         sessions={str(s["id"]) for s in await conn.fetch("SELECT id FROM login_sessions")},
+        roles={(str(m["user_id"]), str(m["guild_id"])): set(map(str, m["roles"])) for m in members},
+        overwrites={
+            (str(o["channel_id"]), str(o["target_id"])): (o["allow"], o["deny"]) for o in overwrites
+        },
+        permissions={
+            str(r["id"]): r["permissions"]
+            for r in await conn.fetch("SELECT id, permissions FROM roles")
+        },
     )
 
 
@@ -444,6 +544,8 @@ def _row(row: asyncpg.Record, offset: float) -> Row:
         revises=_text(row["revises"]),
         payload=None if payload is None else msgspec.json.decode(payload),
         at=row["at"] + offset,
+        parent=_text(row["parent_id"]),
+        reshapes=_text(row["reshapes"]),
     )
 
 

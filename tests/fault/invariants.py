@@ -1,15 +1,25 @@
 """The promise, cut into thirteen statements, each a function over what a run left behind."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
 from tests.fault.calls import marker
-from tests.fault.evidence import JOINED, LEFT, Evidence, Frame, Life, Row
+from tests.fault.evidence import JOINED, LEFT, Evidence, Frame, Life, Row, tells
 from tests.fault.history import Op, Turn
+from tests.fault.insight import (
+    changes_of_sight_are_told,
+    derived_follow,
+    no_guild_shows_too_much,
+    nobody_spoke_unseen,
+    permissions_are_stored,
+    ready_shows_enough,
+    was_told_afresh,
+)
 from tests.fault.of_the_run import OF_THE_RUN
-from tests.fault.verdict import Invariant, Verdict
+from tests.fault.verdict import LATE_S, Invariant, Verdict
 from tests.support.gateway import Frame as GatewayFrame
 from tests.support.reducer import View, differences
 
@@ -18,9 +28,9 @@ Json = Any
 PROBE_S: Final = 5.0
 # How long a connection may still say something after its session went on elsewhere.
 ZOMBIE_S: Final = 3.0
-# How long after it was given up an operation may still be carried out by a server that was paused.
-LATE_S: Final = 45.0
 _MESSAGES: Final = {"MESSAGE_CREATE", "MESSAGE_DELETE", "MESSAGE_DELETE_BULK"}
+# What a view makes of an event that does not fit what was told before.
+_NONSENSE: Final = (AssertionError, KeyError, TypeError)
 _OF_MESSAGES: Final = ("id", "ids", "channel_id", "guild_id")
 
 
@@ -115,6 +125,7 @@ def _structure_is_stored(evidence: Evidence, verdict: Verdict) -> None:
             case _:
                 continue
     _memberships_are_stored(evidence, verdict, ended)
+    permissions_are_stored(evidence, verdict)
 
 
 def _memberships_are_stored(evidence: Evidence, verdict: Verdict, ended: set[str]) -> None:
@@ -142,19 +153,29 @@ def everyone_got_it(evidence: Evidence) -> Verdict:
                 break
             if evidence.may_hear(life.user, row) and not _is_excused(evidence, life, row):
                 verdict.check(row.pos in life.heard, partial(_missed, life, row))
+    for life in evidence.lives:
+        changes_of_sight_are_told(evidence, verdict, life, is_passed_over)
     _residents_got_all(evidence, verdict)
     _nobody_was_sent_away(evidence, verdict)
     return verdict
 
 
 def _is_excused(evidence: Evidence, life: Life, row: Row) -> bool:
-    """What a replay rightly leaves out: content that was taken back, guilds that were left."""
-    if row.pos in life.heard:
-        return False
+    return row.pos not in life.heard and is_passed_over(evidence, life, row)
+
+
+def is_passed_over(evidence: Evidence, life: Life, row: Row) -> bool:
+    """What a replay rightly leaves out.
+
+    Content that was taken back, guilds that were left, and what a guild comes to that is told
+    afresh.
+    """
     if row.payload is None:
         return True
     if row.guild is None:
         return False
+    if was_told_afresh(evidence, life, row) or _never_came(evidence, life, row):
+        return True
     move = evidence.next_move(life.user, row.guild, after=row.pos)
     earlier = evidence.last_move(life.user, row.guild, before=row.pos)
     for block in life.blocks:
@@ -168,6 +189,21 @@ def _is_excused(evidence: Evidence, life: Life, row: Row) -> bool:
         if is_own_move and earlier is not None and block.seq < earlier.pos < block.end:
             return True
     return False
+
+
+def _never_came(evidence: Evidence, life: Life, row: Row) -> bool:
+    """Whether a guild had been left again when its joining was to be told: then nothing is."""
+    guild, is_join = row.guild or "", row.type == JOINED and row.users is not None
+    joined = row if is_join else evidence.last_move(life.user, guild, before=row.pos)
+    if joined is None or joined.type != JOINED or joined.pos <= life.start:
+        return False
+    fresh = (frame for frame in life.fresh.get(guild, ()) if frame.at > joined.at)
+    if joined.pos in life.heard or any(frame.pos < joined.pos for frame in fresh):
+        return False
+    left = evidence.next_move(life.user, guild, after=joined.pos)
+    place = bisect_right(life.stream, joined.pos, key=lambda frame: frame.pos)
+    passed = life.stream[place].at if place < len(life.stream) else float("inf")
+    return left is not None and left.type == LEFT and left.at < passed
 
 
 def _missed(life: Life, row: Row) -> str:
@@ -194,7 +230,14 @@ def _residents_got_all(evidence: Evidence, verdict: Verdict) -> None:
             if op.about["channel_id"] not in channels or not _stood(of_reader, op):
                 continue
             got_it = op.result["id"] in heard.get(reader, ())
-            verdict.check(got_it, op, ("was acknowledged and never came to", reader))
+            if got_it or not _came_afresh(evidence, of_reader[0], op):
+                verdict.check(got_it, op, ("was acknowledged and never came to", reader))
+
+
+def _came_afresh(evidence: Evidence, life: Life, op: Op) -> bool:
+    """Whether a send came before a change of what a reader sees, and a resume went across both."""
+    rows = evidence.created.get(op.result["id"])
+    return rows is not None and was_told_afresh(evidence, life, rows[0])
 
 
 def _stood(lives: Sequence[Life], op: Op) -> bool:
@@ -234,6 +277,12 @@ def nothing_came_twice(evidence: Evidence) -> Verdict:
             if frame.type == "MESSAGE_CREATE":
                 one = seen.setdefault((life.reader, frame.type, frame.id), frame)
                 verdict.check(one is frame, (life.reader, "got", one), ("and", frame))
+        changes: dict[tuple[int, str, str], Frame] = {}
+        for frame in life.derived:
+            # A guild that is told afresh may be so once more, by a resume from the same position.
+            if frame.type != JOINED:
+                one = changes.setdefault((frame.pos, frame.type, frame.id), frame)
+                verdict.check(one is frame, (life.reader, "got", one), ("and", frame))
     for reader, turns in evidence.turns.items():
         _zombies_end(evidence, verdict, reader, turns)
     return verdict
@@ -257,11 +306,11 @@ def positions_increase(evidence: Evidence) -> Verdict:
     verdict = Verdict(4, "s strictly increases for each reader")
     for life in evidence.lives:
         start = Frame(life.begun, life.start, "READY", {}, None)
-        for earlier, later in pairwise([start, *life.frames]):
-            # What READY was still without a position for comes after it, never before.
-            verdict.check(
-                later.pos > earlier.pos, f"{life.reader} got {earlier}", f"and then {later}"
-            )
+        for earlier, later in pairwise([start, *life.stream]):
+            # What READY was still without a position for comes after it, never before. What
+            # follows from an event goes ahead of it, with the position before.
+            is_on = later.pos > earlier.pos or (later.is_derived and later.pos == earlier.pos)
+            verdict.check(is_on, f"{life.reader} got {earlier}", f"and then {later}")
     return verdict
 
 
@@ -329,12 +378,13 @@ def _positions(
     evidence: Evidence,
 ) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], int]]:
     """Where edits are, by what readers heard, and where changes of structure are, by the log."""
-    edits = {
-        (frame.d["id"], frame.d["content"]): frame.pos
-        for life in evidence.lives
-        for frame in life.frames
-        if frame.type == "MESSAGE_UPDATE"
-    }
+    edits: dict[tuple[str, str], int] = {}
+    for life in evidence.lives:
+        for frame in life.frames:
+            if frame.type == "MESSAGE_UPDATE":
+                # An earlier edit that is told late has the words of the last one.
+                key = frame.d["id"], frame.d["content"]
+                edits[key] = max(edits.get(key, 0), frame.pos)
     others: dict[tuple[str, str], int] = {}
     kinds = {
         "CHANNEL_CREATE": ("channel_create", "id"),
@@ -360,7 +410,7 @@ def nothing_was_made_up(evidence: Evidence) -> Verdict:
     for life in evidence.lives:
         for frame in life.frames:
             row = stored.rows.get(frame.pos)
-            is_known = row is not None and row.type == frame.type and _is_about(row, frame)
+            is_known = row is not None and tells(row, frame)
             verdict.check(is_known, (life.reader, "got", frame), ("in the log is", row))
             if frame.type != "MESSAGE_CREATE":
                 continue
@@ -372,14 +422,8 @@ def nothing_was_made_up(evidence: Evidence) -> Verdict:
                 or frame.d["channel_id"] not in stored.channels
             )
             verdict.check(is_there, (life.reader, "got", frame), "and it is not stored")
+        derived_follow(evidence, verdict, life)
     return verdict
-
-
-def _is_about(row: Row, frame: Frame) -> bool:
-    """Whether a frame tells what is in the log; what was taken back has no payload any more."""
-    if row.payload is None:
-        return row.subject in {None, frame.d.get("id")}
-    return Frame(0, row.pos, row.type, row.payload, None).id == frame.id
 
 
 def retries_make_no_second(evidence: Evidence) -> Verdict:
@@ -410,17 +454,30 @@ def state_follows_events(evidence: Evidence) -> Verdict:
         if fresh is None:
             continue
         try:
-            told, true = _view(_stream(life)), _view(fresh)
-        except (AssertionError, KeyError) as fault:
+            told, true = _view(_stream(evidence, life)), _view(fresh)
+        except _NONSENSE as fault:
             verdict.check(False, f"{life.reader}: {fault!r} makes no sense there")  # noqa: FBT003
             continue
         different = list(differences(told.state(), true.state()))
         verdict.check(not different, (life.reader, ":"), *different[:3])
+        ready_shows_enough(evidence, verdict, life, fresh)
     return verdict
 
 
-def _stream(life: Life) -> list[tuple[str, int, Json]]:
-    return [*life.opening, *((frame.type, frame.pos, frame.d) for frame in life.frames)]
+def _stream(evidence: Evidence, life: Life) -> list[tuple[str, int, Json]]:
+    """All that a session was told, but for leavings of guilds that had never come to it.
+
+    Whoever joins, leaves, and breaks off in between may be told that alone: it means nothing.
+    """
+    rows = evidence.stored.rows
+    told = (
+        frame
+        for frame in life.stream
+        if frame.type != LEFT
+        or frame.pos not in rows
+        or not _never_came(evidence, life, rows[frame.pos])
+    )
+    return [*life.opening, *((frame.type, frame.pos, frame.d) for frame in told)]
 
 
 def _view(stream: Sequence[tuple[str, int, Json]]) -> View:
@@ -428,7 +485,7 @@ def _view(stream: Sequence[tuple[str, int, Json]]) -> View:
     for kind, s, d in stream:
         try:
             view.apply(GatewayFrame(op=0, d=_essence(kind, d), s=s, t=kind))
-        except (AssertionError, KeyError) as fault:
+        except _NONSENSE as fault:
             raise AssertionError(f"{kind} s={s} {fault!r}") from fault
     return view
 
@@ -444,7 +501,9 @@ def _essence(kind: str, d: Json) -> Json:
 def nobody_heard_too_much(evidence: Evidence) -> Verdict:
     verdict = Verdict(10, "nobody got what they may not see")
     _revocations_take_effect(evidence, verdict)
+    nobody_spoke_unseen(evidence, verdict)
     for life in evidence.lives:
+        no_guild_shows_too_much(evidence, verdict, life)
         for frame in life.frames:
             row = evidence.stored.rows.get(frame.pos)
             if row is None:
@@ -463,7 +522,23 @@ def nobody_heard_too_much(evidence: Evidence) -> Verdict:
                     (life.reader, "got", frame),
                     ("though the replay reaches to", upto, ", behind", move),
                 )
+                verdict.check(
+                    _still_sees(evidence, life.user, row, upto),
+                    (life.reader, "got", frame),
+                    ("though it saw that channel no more at", upto, ", the end of the replay"),
+                )
     return verdict
+
+
+def _still_sees(evidence: Evidence, user: str, row: Row, upto: int) -> bool:
+    """Whether somebody sees a channel at the end of a replay, if it is still there."""
+    gate = row.parent or row.channel
+    if gate is None or row.guild is None:
+        return True
+    sight = evidence.entitlement
+    if not sight.is_restricted(row.guild, gate) or not sight.exists(row.guild, gate, upto):
+        return True
+    return sight.sees(user, row.guild, gate, upto)
 
 
 def _revocations_take_effect(evidence: Evidence, verdict: Verdict) -> None:
@@ -471,7 +546,7 @@ def _revocations_take_effect(evidence: Evidence, verdict: Verdict) -> None:
     for life in evidence.lives:
         revocation = evidence.revocations.get(life.login)
         if revocation is not None:
-            for frame in life.frames:
+            for frame in life.stream:
                 verdict.check(
                     frame.pos <= revocation.pos,
                     (life.reader, "got", frame),

@@ -60,6 +60,7 @@ DROPPING = Scale(
     guilds=1,
     think_s=0.02,
     haste=4,
+    warden_pace=0.5,
 )
 # Who ends logins and leaves zombies, and one who always listens at each of two nodes.
 LEAVING = Scale(
@@ -78,6 +79,9 @@ LEAVING = Scale(
     think_s=0.02,
     haste=4,
 )
+
+# Those who come back, while somebody is always being let in or kept out.
+FICKLE = msgspec.structs.replace(DROPPING, dropping=6, haste=10, warden_pace=0.3)
 
 # Mostly people who resume while their old connection still stands.
 HAUNTED = msgspec.structs.replace(LEAVING, haunting=9, leaving=0, dropping=0)
@@ -121,6 +125,13 @@ EXPECTED = {
     "revocation_in_memory": Expected({10}, nodes=2, operations=400, scale=LEAVING),
     "undurable_bus": Expected({5, 7}, nodes=2, operations=400, scale=LEAVING),
     "immortal_zombies": Expected({3}, nodes=2, operations=900, scale=HAUNTED),
+    "blind_to_roles": Expected({10}, operations=400, scale=DROPPING),
+    "replay_without_sight": Expected({10}, operations=400, scale=DROPPING),
+    "no_reload": Expected({2}, operations=400, scale=DROPPING),
+    "silent_sight": Expected({2, 9}, operations=400),
+    "news_in_place": Expected({4}, operations=400),
+    "open_doors": Expected({9, 10}),
+    "unasked_send": Expected({10}),
     "abrupt_stop": Expected({14}, nodes=2, faults=("rolling_restart",), scale=LEAVING),
 }
 
@@ -194,6 +205,23 @@ async def test_honest_nodes_keep_the_promise(
     possible = [fault for fault in faults if fault not in result.left_out]
     assert not result.has_failed, table(result)
     assert [injection.fault for injection in result.injections] == possible
+
+
+@pytest.mark.timeout(180)
+async def test_permissions_hold_while_the_log_lags(tmp_path: Path, database_url: str) -> None:
+    """What is committed has no position for a while: what somebody sees is then ahead of it."""
+    plan = Plan(
+        seconds=1,
+        seed=SEED,
+        faults=(),
+        scale=FICKLE,
+        sabotage="lagging_log",
+        operations=600,
+        in_turn=True,
+    )
+    environ = {"DATABASE_URL": database_url, "JWT_SECRET": JWT_SECRET}
+    result = await carry_out(plan, tmp_path, environ)
+    assert not result.has_failed, table(result)
 
 
 @pytest.mark.parametrize(

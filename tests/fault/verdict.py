@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 import msgspec
 
 from tests.fault.evidence import Evidence, Frame, Probe, Row
 from tests.fault.history import Op, ServerError, Turn
+
+# How long after it was given up an operation may still be carried out by a server that was paused.
+LATE_S: Final = 45.0
 
 
 class Violation(msgspec.Struct):

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,7 @@ import msgspec
 
 from tests.fault.calls import IMPATIENT_S, Account
 from tests.fault.deployment import Deployment
+from tests.fault.entitlement import VIEW
 from tests.fault.flaky import FlakyLine
 from tests.fault.history import History
 from tests.fault.readers import Habits, Reader
@@ -21,6 +23,13 @@ _IMPATIENT: Final = 2
 _FAITHFUL: Final = 0.8
 # Behind a line that stalls, silence need not mean that the node is gone.
 _SILENCE_S: Final = 12.0
+
+# So many guilds have a channel that not all may see.
+_LOUNGES: Final = 2
+_INSIDERS: Final = {"steady", "narrow"}
+_HALF: Final = {"writer", "talker", "dropping", "flaky"}
+# Who neither sees the lounges nor ever comes to see them.
+_UNTOUCHED: Final = ("caller", "prober")
 
 STEADY: Final = Habits()
 DROPPING: Final = Habits(drops=2.5, away=1.5)
@@ -47,6 +56,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     think_s: float = 0.05
     # How much more often than usual readers misbehave, and for how much shorter a time.
     haste: float = 1.0
+    # How much longer than others those think who let people see channels.
+    warden_pace: float = 2.5
 
 
 class Guild(msgspec.Struct):
@@ -54,6 +65,11 @@ class Guild(msgspec.Struct):
 
     id: str
     channels: list[str]
+    # A channel that only those see who have the role of the insiders.
+    lounge: str = ""
+    insiders: str = ""
+    # A role that sometimes opens everything.
+    keys: str = ""
 
 
 class World:
@@ -82,6 +98,8 @@ class World:
         self.guilds: list[Guild] = []
         # Who reads which channels from the beginning to the end.
         self.residents: dict[str, frozenset[str]] = {}
+        # Those whose sight of the lounges comes and goes; the others who listen always see them.
+        self.fickle: list[str] = []
         self.line = FlakyLine(self._past_doors, self.branch("line"), mean=_CUT_BYTES)
         self.narrow = FlakyLine(self._past_doors, self.branch("narrow"), mean=None)
         deployment.line, deployment.http = self.narrow, http
@@ -121,6 +139,11 @@ class World:
         return self.guilds[-1]
 
     @property
+    def lounges(self) -> list[Guild]:
+        """The guilds that have one."""
+        return [guild for guild in self.guilds if guild.lounge]
+
+    @property
     def in_flight(self) -> int:
         return sum(account.in_flight for account in self.accounts.values())
 
@@ -138,6 +161,7 @@ class World:
         scale = self.scale
         steward = await self.account("steward")
         self.guilds = [await self._guild(steward, f"guild {n}") for n in range(scale.guilds + 2)]
+        await asyncio.gather(*(self._hide(steward, guild) for guild in self.guilds[:_LOUNGES]))
         groups = {
             "writer": scale.writers,
             "talker": scale.talkers,
@@ -154,6 +178,7 @@ class World:
         }
         names = [f"{group}{n}" for group, count in groups.items() for n in range(count)]
         await asyncio.gather(*(self._move_in(name) for name in names))
+        await self._let_insiders_in(steward, names)
         habits = {
             "talker": DROPPING,
             "steady": STEADY,
@@ -188,6 +213,8 @@ class World:
         self.readers.append(reader)
         settled = self.guilds[:1] if name.startswith("drifter") else self.guilds[:-1]
         channels = {channel for guild in settled for channel in guild.channels}
+        if account.id not in self.fickle:
+            channels.update(guild.lounge for guild in self.lounges)
         self.residents[reader.name] = frozenset(channels)
 
     async def _guild(self, owner: Account, name: str) -> Guild:
@@ -198,6 +225,30 @@ class World:
             channels.append((await owner.must("POST", "/channels", body))["id"])
         return Guild(made["id"], channels)
 
+    async def _hide(self, owner: Account, guild: Guild) -> None:
+        """Give a guild a channel that not all may see, and the roles that it takes."""
+        roles = f"/guilds/{guild.id}/roles"
+        for name in ("insiders", "keys"):
+            role = await owner.must("POST", roles, {"name": name, "permissions": "0"})
+            setattr(guild, name, role["id"])
+        overwrites = [
+            {"id": guild.id, "type": 0, "allow": "0", "deny": str(VIEW)},
+            {"id": guild.insiders, "type": 0, "allow": str(VIEW), "deny": "0"},
+        ]
+        body = {"guild_id": guild.id, "name": "lounge", "permission_overwrites": overwrites}
+        guild.lounge = (await owner.must("POST", "/channels", body))["id"]
+
+    async def _let_insiders_in(self, owner: Account, names: Sequence[str]) -> None:
+        """Half of the writers, and of those who come back, see the lounges from the beginning."""
+        insiders = [self.accounts[name].id for name in names if _is_insider(name)]
+        for guild in self.lounges:
+            body = {"user_ids": insiders, "add_role_ids": [guild.insiders]}
+            await owner.must("POST", f"/guilds/{guild.id}/members/roles", body)
+        outsiders = [name for name in names if not _is_insider(name)]
+        self.fickle = [
+            self.accounts[name].id for name in outsiders if not name.startswith(_UNTOUCHED)
+        ]
+
     async def _move_in(self, name: str) -> None:
         account = await self.account(name)
         settled = self.guilds[:1] if name.startswith("drifter") else self.guilds[:-1]
@@ -207,3 +258,9 @@ class World:
     def close(self) -> None:
         for history in self.histories:
             history.close()
+
+
+def _is_insider(name: str) -> bool:
+    """Whether somebody always sees the lounges: then what is said there can be proved to come."""
+    group = name.rstrip("0123456789")
+    return group in _INSIDERS or (group in _HALF and int(name.removeprefix(group)) % 2 == 0)

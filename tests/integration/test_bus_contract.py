@@ -160,6 +160,8 @@ def entry(pos: int, payload: bytes | None = b'{"n":1}') -> Entry:
             "retracts_channels": None,
             "revises": 9,
             "payload": payload,
+            "parent_id": 5,
+            "reshapes": 0,
             "created_at": datetime(2026, 1, 2, tzinfo=UTC),
         }
     )

@@ -300,7 +300,7 @@ async def test_undrained_events_and_moves_are_seen_in_a_snapshot(
     assert len(await repository.undrained(conn, 1)) == 1
     assert await repository.undrained_moves(conn, 1, []) == {GUILD}
     assert await repository.undrained_moves(conn, 2, []) == set()
-    shown = await repository.undrained(conn, 10)
+    shown = [outbox_id for outbox_id, _ in await repository.undrained(conn, 10)]
     assert await repository.undrained_moves(conn, 1, shown) == set()
     assert await repository.still_undrained(conn, [*shown, 0]) == shown
 

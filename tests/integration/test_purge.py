@@ -7,14 +7,19 @@ from typing import NamedTuple
 import asyncpg
 import pytest
 
+from internal.channel.layout.service import LayoutService
 from internal.channel.model import CreateChannel
 from internal.channel.service import ChannelService
+from internal.channel.thread.member.service import ThreadMembership
+from internal.chat.mention.service import MentionService
 from internal.chat.message.service import MessageService
 from internal.db.postgres import Database
 from internal.eventlog import outbox
+from internal.guild.audit.service import AuditTrail
+from internal.guild.automod.service import AutomodService
 from internal.guild.model import DELETED_AT_ONCE, CreateGuild
 from internal.guild.service import GuildService
-from internal.utils.snowflake import Snowflake, SnowflakeFactory
+from internal.utils.snowflake import NewId, Snowflake, SnowflakeFactory
 from tests.support.clock import StandingClock
 
 OWNER = Snowflake(1)
@@ -24,7 +29,26 @@ class Rooms(NamedTuple):
     db: Database
     guilds: GuildService
     channels: ChannelService
+    layout: LayoutService
     messages: MessageService
+
+
+def service(
+    db: Database, guilds: GuildService, channels: ChannelService, new_id: NewId
+) -> MessageService:
+    """The rules of messages, as another process would have them."""
+    audit, clock = AuditTrail(new_id), StandingClock()
+    return MessageService(
+        db,
+        channels,
+        new_id,
+        clock,
+        audit=audit,
+        mentions=MentionService(channels),
+        automod=AutomodService(db, guilds, audit=audit, new_id=new_id, clock=clock),
+        membership=ThreadMembership(db, guilds, channels, clock),
+        body_keys=[b""],
+    )
 
 
 @pytest.fixture
@@ -40,13 +64,15 @@ async def rooms(database_url: str) -> AsyncIterator[Rooms]:
             "INSERT INTO users (id, username, email, password_hash) VALUES ($1, 'ada', 'a@b', '-')",
             OWNER,
         )
-        guilds = GuildService(db, new_id)
+        audit = AuditTrail(new_id)
+        guilds = GuildService(db, new_id, audit)
         channels = ChannelService(db, guilds, new_id)
         yield Rooms(
             db,
             guilds,
             channels,
-            MessageService(db, channels, new_id, StandingClock(), body_keys=[b""]),
+            LayoutService(guilds, channels, audit, new_id),
+            service(db, guilds, channels, new_id),
         )
 
 
@@ -89,14 +115,14 @@ async def test_messages_of_what_is_gone_are_purged_in_pieces_and_no_others(rooms
     kept = await rooms.guilds.create(OWNER, CreateGuild(name="Kept"))
     assert isinstance(gone.channels, tuple)
     assert isinstance(kept.channels, tuple)
-    second = await rooms.channels.create(OWNER, gone.id, CreateChannel(name="second"))
-    empty = await rooms.channels.create(OWNER, kept.id, CreateChannel(name="empty"))
+    second = await rooms.layout.create(OWNER, gone.id, CreateChannel(name="second"))
+    empty = await rooms.layout.create(OWNER, kept.id, CreateChannel(name="empty"))
     await fill(rooms, gone.channels[0].id, DELETED_AT_ONCE + 250)
     await fill(rooms, second.id, 30)
     await fill(rooms, kept.channels[0].id, 70)
 
     await rooms.guilds.delete(OWNER, gone.id)
-    await rooms.channels.delete(OWNER, empty.id)
+    await rooms.layout.delete(OWNER, empty.id)
     assert await left(rooms) == (350, 3, 3)
     removed = []
     while count := await rooms.messages.purge(100):
@@ -112,9 +138,7 @@ async def test_a_purge_goes_on_where_another_process_stopped(rooms: Rooms) -> No
     await rooms.guilds.delete(OWNER, guild.id)
     assert await rooms.messages.purge(100) == 100
 
-    successor = MessageService(
-        rooms.db, rooms.channels, lambda: OWNER, StandingClock(), body_keys=[b""]
-    )
+    successor = service(rooms.db, rooms.guilds, rooms.channels, lambda: OWNER)
     while await successor.purge(100):
         assert await left(rooms) != (0, 0, 1)
     assert await left(rooms) == (0, 0, 0)
@@ -129,10 +153,10 @@ async def test_marks_that_no_slow_mode_reaches_are_swept(rooms: Rooms) -> None:
 async def test_a_few_messages_go_at_once(rooms: Rooms) -> None:
     guild = await rooms.guilds.create(OWNER, CreateGuild(name="Small"))
     assert isinstance(guild.channels, tuple)
-    second = await rooms.channels.create(OWNER, guild.id, CreateChannel(name="second"))
+    second = await rooms.layout.create(OWNER, guild.id, CreateChannel(name="second"))
     await fill(rooms, guild.channels[0].id, 20)
     await fill(rooms, second.id, 30)
-    await rooms.channels.delete(OWNER, second.id)
+    await rooms.layout.delete(OWNER, second.id)
     assert (await left(rooms))[0] == 20
     await rooms.guilds.delete(OWNER, guild.id)
     assert (await left(rooms))[0] == 0

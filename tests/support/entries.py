@@ -18,6 +18,8 @@ def entry(  # every column has a default
     retracts_channels: list[int] | None = None,
     channel: int | None = None,
     revises: int | None = None,
+    parent: int | None = None,
+    reshapes: int | None = None,
 ) -> Entry:
     """An entry at `pos`; its outbox id is `1000 + pos`."""
     return Entry(
@@ -32,6 +34,8 @@ def entry(  # every column has a default
             "retracts": retracts,
             "retracts_channels": retracts_channels,
             "revises": revises,
+            "parent_id": parent,
+            "reshapes": reshapes,
             "payload": payload,
             "created_at": datetime(2026, 1, 1, tzinfo=UTC),
         }

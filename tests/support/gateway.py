@@ -27,11 +27,13 @@ class Op:
     UPDATE_PRESENCE = 3
     RESUME = 6
     RECONNECT = 7
+    REQUEST_GUILD_MEMBERS = 8
     INVALID_SESSION = 9
     HELLO = 10
     HEARTBEAT_ACK = 11
     SEND = 100
     SENT = 101
+    LOOK_AT_MEMBERS = 102
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -204,6 +206,10 @@ class Gateway:
     def stop_reading(self) -> None:
         """Let everything that comes pile up at the server, as a client that hangs."""
         self._socket.transport.pause_reading()
+
+    def go_on_reading(self) -> None:
+        """Read again, what has piled up first."""
+        self._socket.transport.resume_reading()
 
     async def _read(self) -> None:
         with suppress(ConnectionClosed):

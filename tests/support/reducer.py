@@ -19,6 +19,9 @@ UNKNOWN = object()
 
 # These name one connection, not the state.
 _OF_THE_CONNECTION = {"session_id", "resume_gateway_url", "_trace"}
+_PRIVATE_THREAD = 12
+# A guild with more members is large: a client knows some of them, and how many there are.
+_LARGE = 250
 _LISTS = ("channels", "members", "roles", "threads", "emojis", "stickers")
 
 
@@ -39,7 +42,7 @@ class View:
         return {
             "ready": self.ready,
             "private_channels": self.private_channels,
-            "guilds": self.guilds,
+            "guilds": {key: _of_whom_all_are_known(guild) for key, guild in self.guilds.items()},
         }
 
     def channels(self, payload: Json) -> dict[str, Json]:
@@ -47,6 +50,19 @@ class View:
         if "guild_id" in payload:
             return self.guilds[payload["guild_id"]]["channels"]  # type: ignore[no-any-return]  # JSON
         return self.private_channels
+
+    def place(self, payload: Json) -> Json:
+        """The channel or the active thread that the message of this payload is in, if known."""
+        channel_id = payload["channel_id"]
+        threads = self.guilds[payload["guild_id"]]["threads"] if "guild_id" in payload else {}
+        return self.channels(payload).get(channel_id) or threads.get(channel_id)
+
+
+def _of_whom_all_are_known(guild: Json) -> Json:
+    """A guild, whose members can be compared only if no client had to ask for them."""
+    if not guild["large"] and guild["member_count"] <= _LARGE:
+        return guild
+    return {**guild, "large": UNKNOWN, "members": UNKNOWN}
 
 
 def _ready(view: View, d: Json) -> None:
@@ -91,13 +107,40 @@ def _member_add(view: View, d: Json) -> None:
 
 
 def _member_update(view: View, d: Json) -> None:
-    view.guilds[d.pop("guild_id")]["members"][d["user"]["id"]].update(d)
+    guild = view.guilds[d.pop("guild_id")]
+    members, user_id = guild["members"], d["user"]["id"]
+    if guild["large"]:
+        # It need not be known, and then it is from now on.
+        members.setdefault(user_id, {})
+    members[user_id].update(d)
 
 
 def _member_remove(view: View, d: Json) -> None:
     guild = view.guilds[d["guild_id"]]
-    del guild["members"][d["user"]["id"]]
+    known = guild["members"].pop(d["user"]["id"], None)
+    assert known is not None or guild["large"], "removed and not there"
     guild["member_count"] -= 1
+
+
+def _members_chunk(view: View, d: Json) -> None:
+    """What is known already may be told again; it says nothing that the events did not."""
+    guild = view.guilds[d["guild_id"]]
+    for member in d["members"]:
+        member.pop("guild_id", None)
+        known = guild["members"].setdefault(member["user"]["id"], member)
+        assert known == member, f"a chunk says {member!r} of {known!r}"
+
+
+def _role_put(view: View, d: Json) -> None:
+    view.guilds[d["guild_id"]]["roles"][d["role"]["id"]] = d["role"]
+
+
+def _role_delete(view: View, d: Json) -> None:
+    """Members lose it with this event alone. What channels said of it is told by each of them."""
+    guild = view.guilds[d["guild_id"]]
+    del guild["roles"][d["role_id"]]
+    for member in guild["members"].values():
+        member["roles"] = [role for role in member["roles"] if role != d["role_id"]]
 
 
 def _channel_put(view: View, d: Json) -> None:
@@ -106,11 +149,79 @@ def _channel_put(view: View, d: Json) -> None:
 
 
 def _channel_delete(view: View, d: Json) -> None:
+    """With a channel go its threads."""
     del view.channels(d)[d["id"]]
+    if "guild_id" in d:
+        guild = view.guilds[d["guild_id"]]
+        guild["threads"] = {
+            thread_id: thread
+            for thread_id, thread in guild["threads"].items()
+            if thread["parent_id"] != d["id"]
+        }
+
+
+def _thread_put(view: View, d: Json) -> None:
+    """Of threads, a client keeps the active ones. Who is told of one knows nobody's membership."""
+    threads = view.guilds[d["guild_id"]]["threads"]
+    d.pop("newly_created", None)
+    if d["thread_metadata"]["archived"]:
+        threads.pop(d["id"], None)
+    else:
+        threads[d["id"]] = {**threads.get(d["id"], {}), **d}
+
+
+def _thread_delete(view: View, d: Json) -> None:
+    view.guilds[d["guild_id"]]["threads"].pop(d["id"], None)
+
+
+def _thread_members(view: View, d: Json) -> None:
+    """Others are counted; whoever is taken out of a private thread does not see it any more."""
+    threads = view.guilds[d["guild_id"]]["threads"]
+    thread, own_id = threads[d["id"]], view.ready["user"]["id"]
+    thread["member_count"] = d["member_count"]
+    for member in d.get("added_members", []):
+        if member["user_id"] == own_id:
+            assert member["member"]["user"]["id"] == own_id
+            thread["member"] = {
+                key: member[key] for key in ("id", "user_id", "join_timestamp", "flags")
+            }
+    if own_id in d.get("removed_member_ids", []):
+        thread.pop("member", None)
+        if thread["type"] == _PRIVATE_THREAD:
+            del threads[d["id"]]
+
+
+def _own_thread_member(view: View, d: Json) -> None:
+    view.guilds[d.pop("guild_id")]["threads"][d["id"]]["member"] = d
+
+
+def _recipient_add(view: View, d: Json) -> None:
+    channel = view.private_channels[d["channel_id"]]
+    assert d["user"]["id"] not in {user["id"] for user in channel["recipients"]}, "added twice"
+    channel["recipients"] = sorted([*channel["recipients"], d["user"]], key=lambda u: int(u["id"]))
+
+
+def _recipient_remove(view: View, d: Json) -> None:
+    channel = view.private_channels[d["channel_id"]]
+    remaining = [user for user in channel["recipients"] if user["id"] != d["user"]["id"]]
+    assert len(remaining) == len(channel["recipients"]) - 1, "was not there"
+    channel["recipients"] = remaining
+
+
+def _thread_list_sync(view: View, d: Json) -> None:
+    """These are all the active threads of these channels that one may see."""
+    guild = view.guilds[d["guild_id"]]
+    kept = [one for one in guild["threads"].values() if one["parent_id"] not in d["channel_ids"]]
+    guild["threads"] = _by_id([*kept, *d["threads"]])
+    for member in d["members"]:
+        guild["threads"][member["id"]]["member"] = member
 
 
 def _message_create(view: View, d: Json) -> None:
-    channel = view.channels(d)[d["channel_id"]]
+    channel = view.place(d)
+    if "message_count" in channel and d["id"] != d["channel_id"]:
+        channel["message_count"] += 1
+        channel["total_message_sent"] += 1
     if channel["last_message_id"] is UNKNOWN:
         return
     last = int(channel["last_message_id"] or 0)
@@ -118,8 +229,13 @@ def _message_create(view: View, d: Json) -> None:
 
 
 def _message_delete(view: View, d: Json) -> None:
-    channel = view.channels(d)[d["channel_id"]]
+    channel = view.place(d)
+    if channel is None:
+        # In a thread that is archived.
+        return
     gone = d.get("ids") or [d["id"]]
+    if "message_count" in channel:
+        channel["message_count"] -= sum(one != d["channel_id"] for one in gone)
     if channel["last_message_id"] in gone:
         channel["last_message_id"] = UNKNOWN
 
@@ -141,9 +257,31 @@ EFFECTS: dict[str, Callable[[View, Json], None]] = {
     "GUILD_MEMBER_ADD": _member_add,
     "GUILD_MEMBER_UPDATE": _member_update,
     "GUILD_MEMBER_REMOVE": _member_remove,
+    "GUILD_ROLE_CREATE": _role_put,
+    "GUILD_ROLE_UPDATE": _role_put,
+    "GUILD_ROLE_DELETE": _role_delete,
+    "GUILD_BAN_ADD": _nothing,
+    "GUILD_BAN_REMOVE": _nothing,
+    "GUILD_AUDIT_LOG_ENTRY_CREATE": _nothing,
+    "INVITE_CREATE": _nothing,
+    "INVITE_DELETE": _nothing,
+    "MESSAGE_REPORT_CREATE": _nothing,
+    "MESSAGE_REPORT_UPDATE": _nothing,
+    "AUTO_MODERATION_RULE_CREATE": _nothing,
+    "AUTO_MODERATION_RULE_UPDATE": _nothing,
+    "AUTO_MODERATION_RULE_DELETE": _nothing,
+    "AUTO_MODERATION_ACTION_EXECUTION": _nothing,
     "CHANNEL_CREATE": _channel_put,
     "CHANNEL_UPDATE": _channel_put,
     "CHANNEL_DELETE": _channel_delete,
+    "CHANNEL_RECIPIENT_ADD": _recipient_add,
+    "CHANNEL_RECIPIENT_REMOVE": _recipient_remove,
+    "THREAD_CREATE": _thread_put,
+    "THREAD_UPDATE": _thread_put,
+    "THREAD_DELETE": _thread_delete,
+    "THREAD_MEMBERS_UPDATE": _thread_members,
+    "THREAD_MEMBER_UPDATE": _own_thread_member,
+    "THREAD_LIST_SYNC": _thread_list_sync,
     "MESSAGE_CREATE": _message_create,
     "MESSAGE_UPDATE": _nothing,
     "MESSAGE_DELETE": _message_delete,
@@ -151,6 +289,10 @@ EFFECTS: dict[str, Callable[[View, Json], None]] = {
     "USER_UPDATE": _user_update,
     "TYPING_START": _nothing,
     "PRESENCE_UPDATE": _nothing,
+    # Answers to one connection.
+    "GUILD_MEMBERS_CHUNK": _members_chunk,
+    "GUILD_MEMBER_LIST_UPDATE": _nothing,
+    "RATE_LIMITED": _nothing,
 }
 
 

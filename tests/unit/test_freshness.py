@@ -17,7 +17,16 @@ EPOCH = 7
 
 def entry(pos: int, *subjects: int) -> Entry:
     row = dict.fromkeys(
-        ("guild_id", "channel_id", "subject", "retracts", "retracts_channels", "revises")
+        (
+            "guild_id",
+            "channel_id",
+            "parent_id",
+            "reshapes",
+            "subject",
+            "retracts",
+            "retracts_channels",
+            "revises",
+        )
     )
     return Entry(
         {

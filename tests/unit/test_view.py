@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from internal.chat.ws.view import Fate, Span, View, is_move, is_readable
+from internal.chat.ws.sight import Sight
+from internal.chat.ws.view import Fate, Groups, Span, View, is_move, is_readable
 from internal.eventlog.model import Entry
 from tests.support.entries import entry
+from tests.support.sights import sight
 
 ADA, GUILD, OTHER, LOGIN = 1, 10, 20, 55
 
@@ -14,8 +16,31 @@ ADA, GUILD, OTHER, LOGIN = 1, 10, 20, 55
 def missing(entries: Sequence[Entry], guilds: set[int], shown: Sequence[int] = ()) -> View:
     """Ada's view of what she missed, when she is in `guilds` at its end."""
     moves = [e for e in entries if is_move(e, ADA) and e.outbox_id not in shown]
-    span = Span(entries[-1].pos, moves, guilds)
-    return View(ADA, LOGIN, guilds, suppressed=shown, span=span)
+    span = Span(
+        entries[-1].pos,
+        moves,
+        among(guilds),
+        sights=seen(guilds),
+        user_id=ADA,
+        groups=Groups(entries),
+    )
+    return View(
+        ADA, LOGIN, among(guilds), seen(guilds), suppressed=shown, span=span, find_sight=find
+    )
+
+
+def among(guilds: set[int]) -> dict[int, tuple[int, ...]]:
+    """A member of these, without roles."""
+    return dict.fromkeys(guilds, ())
+
+
+def seen(guilds: set[int]) -> dict[int, Sight]:
+    return {guild_id: sight(guild_id) for guild_id in guilds}
+
+
+def find(guild_id: int, _pos: int) -> Sight:
+    """As a node that knows all guilds."""
+    return sight(guild_id)
 
 
 def told(view: View, entries: Sequence[Entry]) -> list[int]:
@@ -27,7 +52,7 @@ def replay(entries: Sequence[Entry], guilds: set[int], shown: Sequence[int] = ()
 
 
 def test_a_view_sees_its_guilds_and_itself() -> None:
-    view = View(ADA, LOGIN, {GUILD})
+    view = View(ADA, LOGIN, among({GUILD}), seen({GUILD}))
     assert view.take(entry(1, guild=GUILD)) is Fate.TELL
     assert view.take(entry(2, guild=OTHER)) is Fate.PASS
     assert view.take(entry(3, users=[ADA, 2])) is Fate.TELL
@@ -35,7 +60,7 @@ def test_a_view_sees_its_guilds_and_itself() -> None:
 
 
 def test_a_view_joins_and_leaves_with_the_log() -> None:
-    view = View(ADA, LOGIN, set())
+    view = View(ADA, LOGIN, {}, {}, find_sight=find)
     assert view.take(entry(1, guild=GUILD)) is Fate.PASS
     assert view.take(entry(2, "GUILD_CREATE", guild=GUILD, users=[ADA])) is Fate.TELL
     assert view.take(entry(3, guild=GUILD)) is Fate.TELL
@@ -44,15 +69,15 @@ def test_a_view_joins_and_leaves_with_the_log() -> None:
 
 
 def test_what_ready_showed_is_passed_over_once() -> None:
-    view = View(ADA, LOGIN, {GUILD, OTHER}, suppressed=[1002])
+    view = View(ADA, LOGIN, among({GUILD, OTHER}), seen({GUILD, OTHER}), suppressed=[1002])
     assert view.take(entry(1, guild=GUILD)) is Fate.TELL
     assert view.take(entry(2, "GUILD_CREATE", guild=OTHER, users=[ADA])) is Fate.PASS
-    assert view.guilds == {GUILD, OTHER}
+    assert view.guilds.keys() == {GUILD, OTHER}
     assert view.is_settled
 
 
 def test_the_end_of_the_login_ends_the_view() -> None:
-    view = View(ADA, LOGIN, set())
+    view = View(ADA, LOGIN, {}, {}, find_sight=find)
     other = entry(1, "session_ended", users=[ADA], payload=b'{"session_ids":["54"]}')
     own = entry(2, "session_ended", users=[ADA], payload=b'{"session_ids":["54","55"]}')
     assert view.take(other) is Fate.PASS
@@ -119,7 +144,9 @@ def test_of_several_returns_only_the_last_is_told() -> None:
 
 def test_a_join_that_ready_showed_still_counts_behind_the_span() -> None:
     """Shown without a position, and drained only after the resume."""
-    view = View(ADA, LOGIN, set(), suppressed=[1005], span=Span(4, [], set()))
+    guilds = {GUILD}
+    span = Span(4, [], among(guilds), sights=seen(guilds), user_id=ADA)
+    view = View(ADA, LOGIN, among(guilds), seen(guilds), suppressed=[1005], span=span)
     joined = entry(5, "GUILD_CREATE", guild=GUILD, users=[ADA])
     assert told(view, [joined, entry(6, guild=GUILD)]) == [6]
     assert view.is_settled
@@ -146,6 +173,42 @@ def test_a_return_settles_what_was_not_told() -> None:
     later = [entry(2, "GUILD_CREATE", guild=GUILD, users=[ADA]), entry(3, guild=GUILD)]
     assert told(view, [*missed, *later]) == [2, 3]
     assert view.is_settled
+
+
+def test_of_a_group_that_was_left_only_the_leaving_is_told() -> None:
+    missed = [
+        entry(1, users=[ADA, 2], channel=7),
+        entry(2, "CHANNEL_DELETE", users=[ADA], channel=7),
+        entry(3, users=[ADA, 2], channel=8),
+    ]
+    assert replay(missed, set()) == [2, 3]
+
+
+def test_a_group_joined_and_left_meanwhile_never_was() -> None:
+    missed = [
+        entry(1, "CHANNEL_CREATE", users=[ADA], channel=7),
+        entry(2, users=[ADA, 2], channel=7),
+        entry(3, "CHANNEL_DELETE", users=[ADA], channel=7),
+    ]
+    assert replay(missed, set()) == []
+
+
+def test_whoever_came_back_to_a_group_hears_from_the_return_on() -> None:
+    missed = [
+        entry(1, users=[ADA, 2], channel=7),
+        entry(2, "CHANNEL_DELETE", users=[ADA], channel=7),
+        entry(3, "CHANNEL_CREATE", users=[ADA], channel=7),
+        entry(4, users=[ADA, 2], channel=7),
+    ]
+    assert replay(missed, set()) == [2, 3, 4]
+
+
+def test_what_was_for_a_member_alone_is_not_told_to_who_left() -> None:
+    missed = [
+        entry(1, "GUILD_AUDIT_LOG_ENTRY_CREATE", guild=GUILD, users=[ADA]),
+        entry(2, "GUILD_DELETE", guild=GUILD, users=[ADA]),
+    ]
+    assert replay(missed, set()) == [2]
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 import msgspec
 from aiohttp import web
 
+from internal.chat.mention.model import MentionPage
 from internal.chat.message.model import BulkDelete, MessagePage, SendMessage, UpdateMessage
 from internal.chat.message.service import MessageService
 from internal.utils.json import decoder
-from internal.utils.request import ACTOR, path_id, read_body, read_query
+from internal.utils.request import ACTOR, audit_reason, path_id, read_body, read_query
 from internal.utils.response import created, no_content, ok
 
 _send = decoder(SendMessage)
@@ -31,6 +32,10 @@ class MessageHandler:
         actor, channel_id = request[ACTOR].user_id, path_id(request, "channel_id")
         return ok(await self._messages.page(actor, channel_id, read_query(request, MessagePage)))
 
+    async def get_mentions(self, request: web.Request) -> web.Response:
+        page = read_query(request, MentionPage)
+        return ok(await self._messages.mentions(request[ACTOR].user_id, page))
+
     async def get(self, request: web.Request) -> web.Response:
         actor, channel_id = request[ACTOR].user_id, path_id(request, "channel_id")
         return ok(await self._messages.get(actor, channel_id, path_id(request, "message_id")))
@@ -43,11 +48,12 @@ class MessageHandler:
 
     async def delete(self, request: web.Request) -> web.Response:
         actor, channel_id = request[ACTOR].user_id, path_id(request, "channel_id")
-        await self._messages.delete(actor, channel_id, path_id(request, "message_id"))
+        message_id, reason = path_id(request, "message_id"), audit_reason(request)
+        await self._messages.delete(actor, channel_id, message_id, reason=reason)
         return no_content()
 
     async def post_bulk_delete(self, request: web.Request) -> web.Response:
         actor, channel_id = request[ACTOR].user_id, path_id(request, "channel_id")
-        wish = await read_body(request, _bulk_delete)
-        await self._messages.bulk_delete(actor, channel_id, wish)
+        wish, reason = await read_body(request, _bulk_delete), audit_reason(request)
+        await self._messages.bulk_delete(actor, channel_id, wish, reason=reason)
         return no_content()

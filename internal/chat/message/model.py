@@ -5,8 +5,9 @@ from typing import Annotated, ClassVar, Final
 import msgspec
 from typing_extensions import override
 
+from internal.chat.mention.model import NOBODY, AllowedMentions, MentionedUser, Mentions
 from internal.events import Audience, Event
-from internal.guild.model import PartialMember
+from internal.guild.model import PartialMember, Thread
 from internal.user.model import User
 from internal.utils.json import Timestamp
 from internal.utils.snowflake import Snowflake
@@ -16,7 +17,11 @@ MAX_CONTENT: Final = 2000
 MAX_BULK_DELETE: Final = 100
 MAX_NONCE: Final = 128
 
+# The documented number of what automatic moderation shows to a guild's moderators.
+AUTO_MODERATION_ACTION: Final = 24
+
 SUPPRESS_EMBEDS: Final = 1 << 2
+HAS_THREAD: Final = 1 << 5
 SUPPRESS_NOTIFICATIONS: Final = 1 << 12
 
 Content = Annotated[str, msgspec.Meta(max_length=MAX_CONTENT, pattern=NO_NUL)]
@@ -40,11 +45,13 @@ class SendMessage(msgspec.Struct, frozen=True, kw_only=True):
     enforce_nonce: bool = False
     tts: bool = False
     flags: Flags | None = None
+    allowed_mentions: AllowedMentions | None = None
 
 
 class UpdateMessage(msgspec.Struct, frozen=True, kw_only=True):
     content: Content | msgspec.UnsetType | None = msgspec.UNSET
     flags: Flags | msgspec.UnsetType | None = msgspec.UNSET
+    allowed_mentions: AllowedMentions | None = None
 
 
 class BulkDelete(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,14 +86,16 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     tts: bool = False
     mention_everyone: bool = False
     pinned: bool = False
-    mentions: tuple[()] = ()
-    mention_roles: tuple[()] = ()
+    mentions: tuple[MentionedUser, ...] = ()
+    mention_roles: tuple[Snowflake, ...] = ()
     attachments: tuple[()] = ()
     embeds: tuple[()] = ()
     components: tuple[()] = ()
     nonce: str | int | msgspec.UnsetType = msgspec.UNSET
     guild_id: Snowflake | msgspec.UnsetType = msgspec.UNSET
     member: PartialMember | msgspec.UnsetType = msgspec.UNSET
+    # The one that was started from it.
+    thread: Thread | msgspec.UnsetType = msgspec.UNSET
 
 
 class StoredNonce(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,8 +104,19 @@ class StoredNonce(msgspec.Struct, frozen=True, kw_only=True):
     channel_id: Snowflake
     message_id: Snowflake
     body_hash: bytes
-    # As the first answer showed it.
+    # As the first answer showed them.
     author: User
+    mentions: Mentions = NOBODY
+
+
+class AuthorPurge(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody said in a guild and is to be deleted, by a span of ids."""
+
+    id: int
+    guild_id: Snowflake
+    author_id: Snowflake
+    from_id: Snowflake
+    below_id: Snowflake
 
 
 class GoneMessage(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """The rules of messages: sending them once, reading, changing and deleting them."""
 
+import hashlib
 import hmac
 import re
 from collections.abc import Sequence
@@ -9,12 +10,33 @@ from typing import Final, TypeAlias
 import msgspec
 
 from internal.channel.model import MAX_SLOWMODE_S, ChannelAccess
-from internal.channel.service import ChannelService, check_access
+from internal.channel.service import ChannelService, check_access, check_takes_messages
+from internal.channel.thread.member.service import (
+    ThreadMembership,
+    is_ready,
+    note_deletes,
+    note_sends,
+    refuse_locked,
+    threads_of_messages,
+)
+from internal.channel.thread.model import FirstMessage
+from internal.chat.mention.model import (
+    NOBODY,
+    AllowedMentions,
+    Mention,
+    MentionPage,
+    Mentions,
+    Named,
+)
+from internal.chat.mention.service import MentionService, named
 from internal.chat.message import repository
 from internal.chat.message.model import (
+    AUTO_MODERATION_ACTION,
+    HAS_THREAD,
     MAX_BULK_DELETE,
     SUPPRESS_EMBEDS,
     SUPPRESS_NOTIFICATIONS,
+    AuthorPurge,
     BulkDelete,
     GoneMessage,
     GoneMessages,
@@ -33,15 +55,26 @@ from internal.db.postgres import Conn, Database, Transaction
 from internal.errors import (
     AppError,
     BadBulkDelete,
+    BlockedByAutomod,
     EmptyMessage,
     MissingPermissions,
     NonceMismatch,
     NotTheAuthor,
+    NotVerified,
     SlowMode,
+    ThreadArchived,
+    ThreadNotReady,
     Unavailable,
     UnknownMessage,
+    WrongChannelType,
 )
+from internal.guild.audit.model import Act, Action
+from internal.guild.audit.service import AuditTrail
+from internal.guild.automod.model import Finding, Hit, Said
+from internal.guild.automod.service import AutomodService
+from internal.guild.model import Thread
 from internal.permission.model import Permission, allows
+from internal.user.model import User
 from internal.utils.clock import Clock
 from internal.utils.json import Timestamp, encode
 from internal.utils.snowflake import EPOCH_MS, MAX_SNOWFLAKE, NewId, Snowflake
@@ -51,6 +84,8 @@ _LANES: Final = 4
 _MAX_BATCH: Final = 128
 _MAX_WAITING: Final = 5000
 _SEND_TIMEOUT_S: Final = 15.0
+# With a guild locked, so many messages of somebody are looked at in one transaction.
+_PURGED_AT_ONCE: Final = 1000
 
 _READ: Final = Permission.VIEW_CHANNEL | Permission.READ_MESSAGE_HISTORY
 _SEND: Final = Permission.VIEW_CHANNEL | Permission.SEND_MESSAGES
@@ -78,30 +113,41 @@ class _Send(msgspec.Struct, frozen=True, kw_only=True):
     channel_id: Snowflake
     content: str
     flags: int
+    mentions: Named
     nonce: str | int | None
     # What makes a repetition of this send one with it; None if nothing does.
     key: str | None
     # Under each key, the newest first: a key may be changed between a send and its retry.
     body_hashes: tuple[bytes, ...]
+    # That of the first message of a forum's post is given; others get one.
+    message_id: Snowflake | None = None
 
 
 _Outcome: TypeAlias = Message | AppError | Postponed
 
 
 class MessageService:
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what a send has to do with
         self,
         db: Database,
         channels: ChannelService,
         new_id: NewId,
         clock: Clock,
         *,
+        audit: AuditTrail,
+        mentions: MentionService,
+        automod: AutomodService,
+        membership: ThreadMembership,
         body_keys: Sequence[bytes],
     ) -> None:
         """`body_keys` key the hashes of bodies, which outlive messages; the first makes them."""
+        self._audit = audit
         self._body_keys = body_keys
         self._db = db
         self._channels = channels
+        self._mentions = mentions
+        self._automod = automod
+        self._membership = membership
         self._new_id = new_id
         self._clock = clock
         # How many messages were acknowledged, repetitions included; for the metrics.
@@ -136,6 +182,22 @@ class MessageService:
         A repetition, known by its key, gets the first answer. The key is `idempotency_key`, or
         the nonce if that is to be enforced.
         """
+        send = self._send_of(actor, wish, idempotency_key, enforce=enforce)
+        # Channels are told apart by the time that is in their ids; the lowest bits are mostly 0.
+        lane = send.channel_id >> 22
+        try:
+            message = await self._sends.submit(lane, send)
+        except ThreadNotReady:
+            # That changes the guild, for which no batch waits.
+            await self._membership.make_ready(actor, send.channel_id)
+            message = await self._sends.submit(lane, send)
+        self.sent += 1
+        return message
+
+    def _send_of(
+        self, actor: Snowflake, wish: SendMessage, idempotency_key: str | None, *, enforce: bool
+    ) -> _Send:
+        """What is to be sent, or the error in it."""
         if wish.channel_id is msgspec.UNSET:
             raise field_error("channel_id", "This field is required", "BASE_TYPE_REQUIRED")
         content = wish.content or ""
@@ -143,21 +205,21 @@ class MessageService:
             raise EmptyMessage
         flags = (wish.flags or 0) & _SENT_FLAGS
         key = _key(wish, idempotency_key, enforce=enforce)
-        send = _Send(
+        return _Send(
             actor=actor,
             channel_id=wish.channel_id,
             content=content,
             flags=flags,
+            mentions=named(content, wish.allowed_mentions),
             nonce=wish.nonce,
             key=key,
             body_hashes=()
             if key is None
-            else tuple(_hash(secret, content, flags, wish.nonce) for secret in self._body_keys),
+            else tuple(
+                _hash(secret, content, flags, wish.nonce, wish.allowed_mentions)
+                for secret in self._body_keys
+            ),
         )
-        # Channels are told apart by the time that is in their ids; the lowest bits are mostly 0.
-        message = await self._sends.submit(wish.channel_id >> 22, send)
-        self.sent += 1
-        return message
 
     async def page(
         self, actor: Snowflake, channel_id: Snowflake, page: MessagePage
@@ -169,15 +231,24 @@ class MessageService:
         async with self._db.read() as conn:
             await self._channels.access(conn, actor, channel_id, _READ)
             if page.around is not None:
-                return await _page_around(conn, channel_id, page.around, page.limit)
-            if page.after is not None:
-                return await repository.page_after(conn, channel_id, page.after, page.limit)
-            return await repository.page_before(conn, channel_id, page.before, page.limit)
+                found = await _page_around(conn, channel_id, page.around, page.limit)
+            elif page.after is not None:
+                found = await repository.page_after(conn, channel_id, page.after, page.limit)
+            else:
+                found = await repository.page_before(conn, channel_id, page.before, page.limit)
+            return await _with_threads(conn, actor, channel_id, found)
 
     async def get(self, actor: Snowflake, channel_id: Snowflake, message_id: Snowflake) -> Message:
         async with self._db.read() as conn:
             await self._channels.access(conn, actor, channel_id, _READ)
             message = await repository.find(conn, channel_id, message_id)
+            if message is None:
+                raise UnknownMessage
+            return (await _with_threads(conn, actor, channel_id, [message]))[0]
+
+    async def known(self, conn: Conn, channel_id: Snowflake, message_id: Snowflake) -> Message:
+        """A message of a channel that the caller has access to, for who reads it."""
+        message = await repository.find(conn, channel_id, message_id)
         if message is None:
             raise UnknownMessage
         return message
@@ -197,19 +268,34 @@ class MessageService:
                 raise UnknownMessage
             if author_id != actor:
                 raise NotTheAuthor
-            edited = _edited(message, wish)
+            if access.thread is not None and access.thread.archived:
+                raise ThreadArchived
+            edited, mentions = await self._mention(
+                tx.conn, access, message, _edited(message, wish), wish
+            )
             if edited == message:
                 return message
+            if edited.content != message.content:
+                await self._moderate_edit(tx.conn, access, edited)
             now = self._clock.now()
             edited = msgspec.structs.replace(edited, edited_timestamp=Timestamp.at(now))
             await repository.update(tx.conn, edited, now)
+            if _mentions_of(edited) != _mentions_of(message):
+                await self._mentions.change(tx.conn, _mention(edited, access, mentions))
             # In a replay the edit stands for the creation, too, whose nonce the sender waits for.
             nonce = await repository.find_nonce(tx.conn, channel_id, message_id)
-            told = _told(msgspec.structs.replace(edited, nonce=nonce), access)
+            told = _told(msgspec.structs.replace(edited, nonce=nonce), access, mentions)
             tx.emit(MessageEdited(message=told, to=access.audience()))
-            return edited
+            return (await _with_threads(tx.conn, actor, channel_id, [edited]))[0]
 
-    async def delete(self, actor: Snowflake, channel_id: Snowflake, message_id: Snowflake) -> None:
+    async def delete(
+        self,
+        actor: Snowflake,
+        channel_id: Snowflake,
+        message_id: Snowflake,
+        *,
+        reason: str | None = None,
+    ) -> None:
         async with self._channels.hold(actor, channel_id, Permission.VIEW_CHANNEL) as (tx, access):
             author_id = await repository.lock(tx.conn, channel_id, message_id)
             if author_id is None:
@@ -217,12 +303,23 @@ class MessageService:
             if author_id != actor and not allows(access.permissions, _MANAGE_MESSAGES):
                 raise MissingPermissions
             await repository.delete(tx.conn, channel_id, [message_id])
+            if access.is_thread:
+                await note_deletes(tx.conn, {channel_id: [message_id]})
             gone = GoneMessage(
                 id=message_id, channel_id=channel_id, guild_id=access.guild_id or msgspec.UNSET
             )
             tx.emit(MessageDeleted(gone=gone, to=access.audience()))
+            if author_id != actor:
+                await self._record(tx, access, Action.MESSAGE_DELETE, author_id, 1, reason)
 
-    async def bulk_delete(self, actor: Snowflake, channel_id: Snowflake, wish: BulkDelete) -> None:
+    async def bulk_delete(
+        self,
+        actor: Snowflake,
+        channel_id: Snowflake,
+        wish: BulkDelete,
+        *,
+        reason: str | None = None,
+    ) -> None:
         """Delete many messages. Those that are not in this channel are passed over."""
         message_ids = sorted(set(wish.messages))
         if not 1 <= len(message_ids) <= MAX_BULK_DELETE:
@@ -233,12 +330,173 @@ class MessageService:
         ):
             deleted = await repository.delete(tx.conn, channel_id, message_ids)
             if deleted:
+                if access.is_thread:
+                    await note_deletes(tx.conn, {channel_id: deleted})
                 gone = GoneMessages(
                     ids=tuple(deleted),
                     channel_id=channel_id,
                     guild_id=access.guild_id or msgspec.UNSET,
                 )
                 tx.emit(MessagesDeleted(gone=gone, to=access.audience()))
+                await self._record(
+                    tx, access, Action.MESSAGE_BULK_DELETE, channel_id, len(deleted), reason
+                )
+
+    async def delete_recent(
+        self,
+        tx: Transaction,
+        guild_id: Snowflake,
+        author_ids: Sequence[Snowflake],
+        period: timedelta,
+    ) -> None:
+        """Delete what accounts said in a guild lately. Needs the guild's exclusive lock.
+
+        A few of the messages now, and the others soon: that is on disk with the commit.
+        """
+        since = _first_id(self._clock.now() - period)
+        await repository.queue_author_purge(tx.conn, guild_id, author_ids, since)
+        left = _PURGED_AT_ONCE
+        while left and (purge := await repository.lock_author_purge(tx.conn, guild_id)):
+            left -= await self._purge_author(tx, purge, left)
+
+    async def purge_authors(self, limit: int) -> int:
+        """Go on with what `delete_recent` left, in one guild; 0 once nothing is left to take."""
+        async with self._db.read() as conn:
+            guild_id = await repository.next_author_purge(conn)
+        if guild_id is None:
+            return 0
+        async with self._channels.hold_late(guild_id, []) as (tx, _):
+            purge = await repository.lock_author_purge(tx.conn, guild_id)
+            if purge is None:
+                return 0
+            await self._purge_author(tx, purge, min(limit, _PURGED_AT_ONCE))
+        return 1
+
+    async def _purge_author(self, tx: Transaction, purge: AuthorPurge, limit: int) -> int:
+        """Delete some of somebody's messages and tell it; how many were looked at."""
+        count, deleted = await repository.purge_author(tx.conn, purge, limit)
+        if deleted:
+            await note_deletes(tx.conn, deleted)
+        audiences = await self._channels.audiences(tx.conn, list(deleted)) if deleted else {}
+        for channel_id, ids in deleted.items():
+            for start in range(0, len(ids), MAX_BULK_DELETE):
+                gone = GoneMessages(
+                    ids=tuple(ids[start : start + MAX_BULK_DELETE]),
+                    channel_id=channel_id,
+                    guild_id=purge.guild_id,
+                )
+                tx.emit(MessagesDeleted(gone=gone, to=audiences[channel_id]))
+        return count
+
+    async def _record(
+        self,
+        tx: Transaction,
+        access: ChannelAccess,
+        action: Action,
+        target: Snowflake,
+        count: int,
+        reason: str | None,
+    ) -> None:
+        """Write down that somebody else's messages were deleted; never what stood in them."""
+        if access.guild_id is None:
+            return
+        await self._audit.record(
+            tx,
+            Act(
+                guild_id=access.guild_id,
+                actor=access.user.id,
+                action=action,
+                target=target,
+                options={"channel_id": access.channel_id, "count": count},
+                reason=reason,
+            ),
+        )
+
+    # What threads need of messages.
+
+    def check_post(self, first: FirstMessage) -> None:
+        """Refuse what can't be sent."""
+        if _VISIBLE.search(first.content or "") is None:
+            raise EmptyMessage
+
+    async def open_post(
+        self, tx: Transaction, access: ChannelAccess, first: FirstMessage
+    ) -> Message:
+        """Send the message that a post of a forum begins with; it has the post's id.
+
+        Needs the guild's lock.
+        """
+        if access.guild_id is None:
+            raise WrongChannelType
+        actor, post_id = access.user.id, access.channel_id
+        wish = SendMessage(channel_id=post_id, content=first.content, flags=first.flags)
+        send = self._send_of(actor, wish, None, enforce=False)
+        send = msgspec.structs.replace(send, message_id=post_id)
+        found = {(actor, post_id): access}
+        (outcome,) = await self._commit_held(tx, [send], found, {access.guild_id})
+        if isinstance(outcome, AppError):
+            raise outcome
+        if isinstance(outcome, Postponed):
+            raise Unavailable(retry_after=1)
+        return outcome
+
+    async def mark_thread(
+        self, tx: Transaction, access: ChannelAccess, message_id: Snowflake, thread: Thread | None
+    ) -> bool:
+        """Show that a message has a thread, or none any more; False if there is no such message."""
+        channel_id = access.channel_id
+        author_id = await repository.lock(tx.conn, channel_id, message_id)
+        message = await repository.find(tx.conn, channel_id, message_id)
+        if author_id is None or message is None:
+            return False
+        flags = message.flags & ~HAS_THREAD if thread is None else message.flags | HAS_THREAD
+        await repository.set_flags(tx.conn, channel_id, message_id, flags)
+        marked = msgspec.structs.replace(message, flags=flags)
+        # As the author's own edit would tell it, if the author is still there.
+        found = await self._channels.access_of(tx.conn, [(author_id, channel_id)])
+        author = found.get((author_id, channel_id))
+        _, mentions = await self._mention(
+            tx.conn, author or access, marked, marked, UpdateMessage()
+        )
+        nonce = await repository.find_nonce(tx.conn, channel_id, message_id)
+        told = _told(msgspec.structs.replace(marked, nonce=nonce), author or access, mentions)
+        told = msgspec.structs.replace(
+            told,
+            member=msgspec.UNSET if author is None else told.member,
+            thread=msgspec.UNSET if thread is None else thread,
+        )
+        tx.emit(MessageEdited(message=told, to=access.audience()))
+        return True
+
+    async def _mention(
+        self,
+        conn: Conn,
+        access: ChannelAccess,
+        message: Message,
+        edited: Message,
+        wish: UpdateMessage,
+    ) -> tuple[Message, Mentions]:
+        """Work out anew whom an edited message mentions; who was mentioned before, otherwise."""
+        if edited.content == message.content and wish.allowed_mentions is None:
+            known = Named(tuple(user.id for user in message.mentions))
+            (mentions,) = await self._mentions.resolve(conn, [(known, access)])
+            return edited, msgspec.structs.replace(
+                mentions, roles=message.mention_roles, everyone=message.mention_everyone
+            )
+        wished = named(edited.content, wish.allowed_mentions)
+        (mentions,) = await self._mentions.resolve(conn, [(wished, access)])
+        return _mentioning(edited, mentions.bare()), mentions
+
+    async def mentions(self, actor: Snowflake, page: MentionPage) -> list[Message]:
+        """List messages that mention the actor and that the actor may read, newest first."""
+        async with self._db.read() as conn:
+            reached = await self._mentions.reaching(conn, actor, page)
+            found = await repository.find_all(conn, [place for place, _ in reached])
+        return [
+            msgspec.structs.replace(found[place], guild_id=access.guild_id or msgspec.UNSET)
+            for place, access in reached
+            if place in found
+        ]
 
     async def sweep_nonces(self, limit: int) -> int:
         """Forget nonces that nobody may rely on any more; how many it were."""
@@ -270,19 +528,22 @@ class MessageService:
     async def _commit(self, sends: Sequence[_Send]) -> list[_Outcome]:
         """Commit sends in one transaction, with a number of statements that is always the same.
 
-        Those to guilds that are being changed are put aside.
+        Those to guilds and groups that are being changed are put aside.
         """
         async with self._db.transaction() as tx:
             held, found = await self._channels.hold_free(tx.conn, _pairs(sends))
-            # Not past those of the same guild that were put aside before.
-            free = {guild_id for guild_id in held if not self._sends.is_late(guild_id)}
-            return await self._commit_held(tx, sends, found, free)
+            # Not past those of the same one that were put aside before.
+            free = {key for key in held if not self._sends.is_late(key)}
+            outcomes = await self._commit_held(tx, sends, found, free)
+        self._automod.wake()
+        return outcomes
 
-    async def _commit_late(self, guild_id: int, sends: Sequence[_Send]) -> list[Message | AppError]:
-        """Commit sends to one guild that was being changed, as soon as it is free."""
-        guild = Snowflake(guild_id)
-        async with self._channels.hold_late(guild, _pairs(sends)) as (tx, found):
-            outcomes = await self._commit_held(tx, sends, found, {guild})
+    async def _commit_late(self, lock_key: int, sends: Sequence[_Send]) -> list[Message | AppError]:
+        """Commit sends to one guild or group that was being changed, as soon as it is free."""
+        key = Snowflake(lock_key)
+        async with self._channels.hold_late(key, _pairs(sends)) as (tx, found):
+            outcomes = await self._commit_held(tx, sends, found, {key})
+        self._automod.wake()
         return [
             # A channel does not move to another guild.
             Unavailable(retry_after=1) if isinstance(outcome, Postponed) else outcome
@@ -296,27 +557,174 @@ class MessageService:
         found: dict[repository.Pair, ChannelAccess],
         held: set[Snowflake],
     ) -> list[_Outcome]:
-        """Commit sends; `found` stays true until the end of `tx` for the guilds that are held."""
+        """Commit sends; `found` stays true until the end of `tx` for what is held."""
         outcomes: list[_Outcome] = []
+        now = self._clock.now()
         for send in sends:
             try:
                 access = check_access(found.get((send.actor, send.channel_id)), _SEND)
+                if not access.is_verified(now):
+                    raise NotVerified
+                check_takes_messages(access)
+                refuse_locked(access)
             except AppError as fault:
                 outcomes.append(fault)
                 continue
-            if access.guild_id is None or access.guild_id in held:
-                outcomes.append(_message(send, self._new_id(), access))
+            key = access.lock_key
+            if key is None or key in held:
+                outcomes.append(_message(send, send.message_id or self._new_id(), access))
             else:
-                outcomes.append(Postponed(access.guild_id))
+                outcomes.append(Postponed(key))
+        mentions = await self._look_up_mentions(tx.conn, sends, outcomes, found)
         new = await self._settle_nonces(tx.conn, sends, outcomes)
+        new = await _put_off_unready(tx.conn, sends, outcomes, new, found)
+        findings = await self._moderate(tx.conn, sends, outcomes, new, found)
+        new = [i for i in new if isinstance(outcomes[i], Message)]
         new = await self._slow_down(tx.conn, sends, outcomes, new, found)
         messages = [message for i in new if isinstance(message := outcomes[i], Message)]
         if messages:
             await repository.insert_all(tx.conn, messages)
+        in_threads = [
+            (access, message.id)
+            for message in messages
+            if (access := found[message.author.id, message.channel_id]).is_thread
+        ]
+        if in_threads:
+            await note_sends(tx, in_threads, now)
+        notes: list[Mention] = []
         for message in messages:
             access = found[message.author.id, message.channel_id]
-            tx.emit(MessageSent(message=_told(message, access), to=access.audience()))
+            mentioned = mentions.get(message.id, NOBODY)
+            notes.append(_mention(message, access, mentioned))
+            tx.emit(MessageSent(message=_told(message, access, mentioned), to=access.audience()))
+        await self._mentions.note(tx.conn, notes)
+        if findings:
+            await self._automod.note(tx.conn, self._passed(sends, outcomes, new, findings))
         return outcomes
+
+    async def _moderate(
+        self,
+        conn: Conn,
+        sends: Sequence[_Send],
+        outcomes: list[_Outcome],
+        new: list[int],
+        found: dict[repository.Pair, ChannelAccess],
+    ) -> dict[int, tuple[Said, Finding]]:
+        """Refuse what a guild's rules block; what they have to say to the others, by places."""
+        said = {
+            i: one
+            for i in new
+            if (one := _said(sends[i].content, found[sends[i].actor, sends[i].channel_id]))
+        }
+        findings = await self._automod.judge(conn, list(said.values()))
+        passed: dict[int, tuple[Said, Finding]] = {}
+        noted: list[Hit] = []
+        for (i, one), finding in zip(said.items(), findings, strict=True):
+            fault = _fault(finding)
+            if fault is None:
+                if finding.matches:
+                    passed[i] = one, finding
+                continue
+            send = sends[i]
+            outcomes[i] = fault
+            hits = self._automod.hits(one, finding, message_id=None, key=_hit_key(send))
+            if send.message_id is None:
+                noted += hits
+            else:
+                # The post that it was to be in does not come about, either.
+                self._automod.note_later(hits)
+            if send.key is not None:
+                # Nothing was sent under it: sending again must not find it taken.
+                await repository.release_nonces(conn, [(send.actor, send.key)])
+                _refuse_twins(sends, outcomes, [(send.actor, send.key)], fault)
+        await self._automod.note(conn, noted)
+        return passed
+
+    def _passed(
+        self,
+        sends: Sequence[_Send],
+        outcomes: Sequence[_Outcome],
+        new: Sequence[int],
+        findings: dict[int, tuple[Said, Finding]],
+    ) -> list[Hit]:
+        """What is to be acted upon of what was sent."""
+        return [
+            hit
+            for i in new
+            if i in findings
+            for hit in self._automod.hits(
+                *findings[i], message_id=_id_of(outcomes[i]), key=_hit_key(sends[i])
+            )
+        ]
+
+    async def _moderate_edit(self, conn: Conn, access: ChannelAccess, edited: Message) -> None:
+        """Refuse a new content that a guild's rules block."""
+        said = _said(edited.content, access, is_edit=True)
+        if said is None:
+            return
+        (finding,) = await self._automod.judge(conn, [said])
+        digest = hashlib.sha256(edited.content.encode(errors="surrogatepass")).hexdigest()
+        key = f"edit:{edited.id}:{digest}"
+        fault = _fault(finding)
+        if fault is not None:
+            # This transaction is undone.
+            hits = self._automod.hits(said, finding, message_id=None, key=key)
+            self._automod.note_later(hits)
+            raise fault
+        hits = self._automod.hits(said, finding, message_id=edited.id, key=key)
+        await self._automod.note(conn, hits)
+
+    async def post_alert(
+        self,
+        tx: Transaction,
+        guild_id: Snowflake,
+        channel_id: Snowflake,
+        author: User,
+        content: str,
+    ) -> Snowflake | None:
+        """Show in a channel what somebody said, as nobody's message; None without such a channel.
+
+        Needs the guild's lock.
+        """
+        audience = (await self._channels.audiences(tx.conn, [channel_id])).get(channel_id)
+        if audience is None or audience.guild_id != guild_id:
+            return None
+        message_id = self._new_id()
+        message = Message(
+            id=message_id,
+            channel_id=channel_id,
+            author=author,
+            content=content,
+            timestamp=Timestamp.at(message_id.created_at),
+            type=AUTO_MODERATION_ACTION,
+        )
+        await repository.insert_alert(tx.conn, message)
+        found = await self._channels.access_of(tx.conn, [(author.id, channel_id)])
+        access = found.get((author.id, channel_id))
+        told = msgspec.structs.replace(message, guild_id=guild_id)
+        if access is not None:
+            told = _told(message, access, NOBODY)
+        tx.emit(MessageSent(message=told, to=audience))
+        return message_id
+
+    async def _look_up_mentions(
+        self,
+        conn: Conn,
+        sends: Sequence[_Send],
+        outcomes: list[_Outcome],
+        found: dict[repository.Pair, ChannelAccess],
+    ) -> dict[Snowflake, Mentions]:
+        """Put into messages whom they mention; by their ids, also with memberships."""
+        some = [
+            (i, message)
+            for i, message in enumerate(outcomes)
+            if isinstance(message, Message) and not sends[i].mentions.is_nobody
+        ]
+        wishes = [(sends[i].mentions, found[sends[i].actor, sends[i].channel_id]) for i, _ in some]
+        resolved = await self._mentions.resolve(conn, wishes)
+        for (i, message), mentions in zip(some, resolved, strict=True):
+            outcomes[i] = _mentioning(message, mentions.bare())
+        return {message.id: mentions for (_, message), mentions in zip(some, resolved, strict=True)}
 
     async def _settle_nonces(
         self, conn: Conn, sends: Sequence[_Send], outcomes: list[_Outcome]
@@ -336,6 +744,7 @@ class MessageService:
                 message_id=message.id,
                 body_hash=send.body_hashes[0],
                 author=message.author,
+                mentions=_mentions_of(message),
             )
             keyed.append((i, (send.actor, send.key), wish))
             wishes.setdefault((send.actor, send.key), wish)
@@ -391,7 +800,7 @@ class MessageService:
         if refused:
             # Nothing was sent under these: sending again later must not find them taken.
             await repository.release_nonces(conn, refused)
-            _refuse_twins(sends, outcomes, refused)
+            _refuse_twins(sends, outcomes, refused, SlowMode(retry_after=1))
         return remaining
 
 
@@ -399,9 +808,44 @@ def _pairs(sends: Sequence[_Send]) -> list[repository.Pair]:
     return list({(send.actor, send.channel_id): None for send in sends})
 
 
-def _hash(key: bytes, content: str, flags: int, nonce: str | int | None) -> bytes:
+def _said(content: str, access: ChannelAccess, *, is_edit: bool = False) -> Said | None:
+    """What a guild's rules look at; there are none in a direct message."""
+    if access.guild_id is None or access.standing is None:
+        return None
+    return Said(
+        guild_id=access.guild_id,
+        channel_id=access.channel_id,
+        parent_id=access.parent_id,
+        standing=access.standing,
+        content=content,
+        is_edit=is_edit,
+    )
+
+
+def _fault(finding: Finding) -> AppError | None:
+    """Why something can't be said; None if it can."""
+    if finding.is_overdue:
+        return Unavailable(retry_after=1)
+    return BlockedByAutomod(finding.custom_message) if finding.is_blocked else None
+
+
+def _hit_key(send: _Send) -> str | None:
+    """What rules know a repetition of a send by, so that they act upon it once."""
+    if send.key is None:
+        return None
+    return f"send:{send.channel_id}:{send.key}:{send.body_hashes[0].hex()}"
+
+
+def _hash(
+    key: bytes,
+    content: str,
+    flags: int,
+    nonce: str | int | None,
+    allowed: AllowedMentions | None,
+) -> bytes:
     """What tells one body from another, and tells nothing to who reads the table and guesses."""
-    return hmac.digest(key, encode((content, flags, nonce)), "sha256")
+    body = (content, flags, nonce) if allowed is None else (content, flags, nonce, allowed)
+    return hmac.digest(key, encode(body), "sha256")
 
 
 def _key(wish: SendMessage, idempotency_key: str | None, *, enforce: bool) -> str | None:
@@ -427,11 +871,36 @@ def _message(send: _Send, message_id: Snowflake, access: ChannelAccess) -> Messa
     )
 
 
-def _told(message: Message, access: ChannelAccess) -> Message:
+def _told(message: Message, access: ChannelAccess, mentions: Mentions) -> Message:
     """Add what the event carries in a guild; in a direct message it is absent, not null."""
     if access.guild_id is None or access.member is None:
         return message
-    return msgspec.structs.replace(message, guild_id=access.guild_id, member=access.member)
+    return msgspec.structs.replace(
+        message, guild_id=access.guild_id, member=access.member, mentions=mentions.users
+    )
+
+
+def _mentioning(message: Message, mentions: Mentions) -> Message:
+    return msgspec.structs.replace(
+        message,
+        mentions=mentions.users,
+        mention_roles=mentions.roles,
+        mention_everyone=mentions.everyone,
+    )
+
+
+def _mentions_of(message: Message) -> Mentions:
+    return Mentions(message.mentions, message.mention_roles, message.mention_everyone)
+
+
+def _mention(message: Message, access: ChannelAccess, mentions: Mentions) -> Mention:
+    return Mention(
+        channel_id=message.channel_id,
+        message_id=message.id,
+        author_id=message.author.id,
+        guild_id=access.guild_id,
+        mentions=mentions,
+    )
 
 
 async def _claim(
@@ -463,6 +932,9 @@ def _settle(
         id=first.message_id,
         timestamp=Timestamp.at(first.message_id.created_at),
         author=first.author,
+        mentions=first.mentions.users,
+        mention_roles=first.mentions.roles,
+        mention_everyone=first.mentions.everyone,
     )
 
 
@@ -485,13 +957,49 @@ def _refuse_twins(
     sends: Sequence[_Send],
     outcomes: list[_Outcome],
     refused: Sequence[repository.NonceKey],
+    fault: AppError,
 ) -> None:
-    """Refuse the repetitions, in the same batch, of sends that came too soon."""
+    """Refuse the repetitions, in the same batch, of sends that were refused."""
     keys = set(refused)
     for i, send in enumerate(sends):
         is_twin = send.key is not None and (send.actor, send.key) in keys
         if is_twin and isinstance(outcomes[i], Message):
-            outcomes[i] = SlowMode(retry_after=1)
+            outcomes[i] = fault
+
+
+async def _put_off_unready(
+    conn: Conn,
+    sends: Sequence[_Send],
+    outcomes: list[_Outcome],
+    new: list[int],
+    found: dict[repository.Pair, ChannelAccess],
+) -> list[int]:
+    """Refuse for now what has to wait for a change of its thread; the places that remain new."""
+    unready = {i for i in new if not is_ready(found[sends[i].actor, sends[i].channel_id])}
+    if not unready:
+        return new
+    for i in unready:
+        outcomes[i] = ThreadNotReady()
+    keys = [(send.actor, send.key) for i in unready if (send := sends[i]).key is not None]
+    if keys:
+        # Nothing was sent under these yet.
+        await repository.release_nonces(conn, keys)
+        _refuse_twins(sends, outcomes, keys, ThreadNotReady())
+    return [i for i in new if i not in unready]
+
+
+async def _with_threads(
+    conn: Conn, actor: Snowflake, channel_id: Snowflake, messages: list[Message]
+) -> list[Message]:
+    """Add to messages the threads that were started from them."""
+    marked = [message.id for message in messages if message.flags & HAS_THREAD]
+    if not marked:
+        return messages
+    threads = await threads_of_messages(conn, actor, channel_id, marked)
+    return [
+        msgspec.structs.replace(message, thread=threads.get(message.id, msgspec.UNSET))
+        for message in messages
+    ]
 
 
 async def _page_around(

@@ -44,4 +44,4 @@ class TypingService:
 def _member(access: ChannelAccess) -> Member | msgspec.UnsetType:
     if access.member is None:
         return msgspec.UNSET
-    return Member(user=access.user, nick=access.member.nick, joined_at=access.member.joined_at)
+    return Member(user=access.user, **msgspec.structs.asdict(access.member))

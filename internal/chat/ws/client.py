@@ -84,7 +84,8 @@ class Client(asyncio.Protocol):
         self.take = 0
         # What it wants to show since before it was known who it is.
         self.wish: Show | None = None
-        self.guilds: set[int] = set()
+        # With the roles in each.
+        self.guilds: dict[int, tuple[int, ...]] = {}
         # In the hub's index, told every event as it comes.
         self.is_live = False
         # The peer reads too slowly: the transport's buffer is past its bound.

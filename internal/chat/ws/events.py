@@ -18,12 +18,15 @@ class Op(IntEnum):
     UPDATE_PRESENCE = 3
     RESUME = 6
     RECONNECT = 7
+    REQUEST_GUILD_MEMBERS = 8
     INVALID_SESSION = 9
     HELLO = 10
     HEARTBEAT_ACK = 11
     # Ours: a message sent over the socket, and its outcome.
     SEND = 100
     SENT = 101
+    # Ours: the members of a channel that a client looks at.
+    LOOK_AT_MEMBERS = 102
 
 
 class CloseReason(Enum):

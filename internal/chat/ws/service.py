@@ -15,23 +15,36 @@ from internal.chat.ws.client import Client
 from internal.chat.ws.cursor import Cursor, CursorSigner, new_key
 from internal.chat.ws.events import CloseReason, Op
 from internal.chat.ws.hub import Hub
+from internal.chat.ws.members import MemberLists, MemberRequests
 from internal.chat.ws.model import (
     Application,
     Doors,
+    GuildTold,
     Limits,
     Ready,
     SentNonce,
     State,
     UnavailableGuild,
 )
-from internal.chat.ws.session import Action, Identify, Reply, Resume, Send, Show
+from internal.chat.ws.session import (
+    Action,
+    AskMembers,
+    Identify,
+    LookAt,
+    Reply,
+    Resume,
+    Send,
+    Show,
+)
 from internal.chat.ws.session import State as Stage
-from internal.chat.ws.view import JOINED, LEFT, Fate, Span, View, is_move
+from internal.chat.ws.sight import Roles, Sight, is_about_sight, is_state, own_roles
+from internal.chat.ws.view import JOINED, LEFT, Fate, Fresh, Groups, Span, View, is_move
 from internal.db.postgres import Database
 from internal.errors import AppError, SlowDown, Unauthorized, Unavailable, error_body
 from internal.eventlog import repository
 from internal.eventlog.model import Entry
 from internal.eventlog.tailer import Tailer
+from internal.guild.model import GuildSources, GuildState
 from internal.monitoring.load import Load, Work
 from internal.presence.model import Showing
 from internal.presence.service import PresenceService, showing_of
@@ -45,6 +58,7 @@ _log = structlog.get_logger(__name__)
 
 _MAX_SUPPRESSED: Final = 64
 _SNAPSHOT_TRIES: Final = 50
+_MISSED_TRIES: Final = 5
 # A chunk of catching up: small enough that the buffer's bound means something.
 _CHUNK_ENTRIES: Final = 512
 _CHUNK_BYTES: Final = 256 * 1024
@@ -98,6 +112,7 @@ class GatewayService:
         self.hub = hub
         hub.when_logins_end(self._end_logins)
         hub.when_sessions_are_taken(lambda taken: self.taken(taken.key, taken.take))
+        hub.when_guilds_are_unknown(self._catch_up)
         self.clients: set[Client] = set()
         self.is_draining = False
         self._db = db
@@ -129,6 +144,17 @@ class GatewayService:
         self._sends: dict[Client, deque[bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        self.requests = MemberRequests(
+            db,
+            tailer,
+            hub,
+            presence,
+            doors.members,
+            spawn=self._spawn,
+            scale=limits.requests_scale,
+            is_shed=lambda: load.sheds(Work.HISTORY),
+        )
+        self.lists = MemberLists(db, hub, presence, doors.members)
 
     # Sockets that come and go.
 
@@ -172,6 +198,8 @@ class GatewayService:
     def gone(self, client: Client, code: int | None) -> None:
         """A socket is closing, with this code, or has been lost: no event reaches it any more."""
         self.hub.detach(client)
+        self.requests.gone(client)
+        self.lists.gone(client)
         if self._by_key.get(client.key) is client:
             del self._by_key[client.key]
             self.presence.gone(client.key, client.user_id, for_good=code in _FOR_GOOD)
@@ -191,9 +219,20 @@ class GatewayService:
         """A socket's buffer is full: it leaves the index and is caught up as fast as it reads."""
         if client.is_live:
             self._count_lag()
-            self.hub.detach(client)
-            view = View(client.user_id, client.login_id, client.guilds)
-            self._spawn(client, self._follow(client, view, self.hub.pos))
+            self._catch_up(client, self.hub.pos)
+
+    def _catch_up(self, client: Client, pos: int) -> None:
+        """Take a live socket out of the index, and tell it what is behind a position by itself."""
+        sights = self.hub.sights_of(client)
+        self.hub.detach(client)
+        view = View(
+            client.user_id,
+            client.login_id,
+            client.guilds,
+            sights,
+            find_sight=self.hub.sight_at,
+        )
+        self._spawn(client, self._follow(client, view, pos))
 
     def act(self, client: Client, action: Action) -> None:
         match action:
@@ -211,6 +250,10 @@ class GatewayService:
                 self._show(client)
             case Send(body):
                 self._queue_send(client, body)
+            case AskMembers(wish):
+                self.requests.ask(client, wish)
+            case LookAt(wish):
+                self.lists.look(client, wish)
             case _:
                 client.close(action.reason)
 
@@ -279,15 +322,26 @@ class GatewayService:
             async with self.openings.entered():
                 # Counted inside: who is sent away has used up nothing.
                 await self._doors.admit(actor)
-                state, pos, epoch, suppressed = await self._snapshot(actor)
+                state, pos, epoch, undrained = await self._snapshot(actor, wish.large_threshold)
         except Crowded:
             self._load.refused(Work.OPENING)
             await self._put_off(client)
             return
         if client.session.state is not Stage.OPENING:
             return
-        guilds = {int(guild_id) for guild_id, _ in state.guilds}
-        view = View(actor.user_id, actor.session_id, guilds, suppressed=suppressed)
+        suppressed = [outbox_id for outbox_id, _ in undrained]
+        unsettled = {guild_id for _, guild_id in undrained}
+        view = View(
+            actor.user_id,
+            actor.session_id,
+            {guild.id: own_roles(guild, actor.user_id) for guild, _ in state.guilds},
+            {
+                guild.id: self._sight(sources, None if guild.id in unsettled else pos)
+                for guild, sources in state.guilds
+            },
+            suppressed=suppressed,
+            find_sight=self.hub.sight_at,
+        )
         self._take_place(client, actor, new_key())
         showing = showing_of(wish.presence, Showing(device=wish.device), int(time.time() * 1000))
         self.presence.opening(client.key, showing)
@@ -316,17 +370,27 @@ class GatewayService:
         client.session.reopened(self._loop.time(), self.limits.identify_s)
         client.push(events.INVALID_SESSION)
 
-    async def _snapshot(self, actor: Actor) -> tuple[State, int, int, list[int]]:
+    def _sight(self, sources: GuildSources, pos: int | None) -> Sight:
+        """What there is to see of a guild: the sight that this node has of that position, or a new.
+
+        Without a position the database is ahead of all of them.
+        """
+        known = None if pos is None else self.hub.sight_at(sources.guild_id, pos)
+        return known or Sight.of(sources)
+
+    async def _snapshot(
+        self, actor: Actor, large: int
+    ) -> tuple[State, int, int, list[tuple[int, int | None]]]:
         """The state of one moment, its position, and what it shows that has no position yet."""
         for _ in range(_SNAPSHOT_TRIES):
             async with self._db.snapshot() as conn:
-                suppressed = await repository.undrained(conn, _MAX_SUPPRESSED + 1)
-                if len(suppressed) <= _MAX_SUPPRESSED:
+                undrained = await repository.undrained(conn, _MAX_SUPPRESSED + 1)
+                if len(undrained) <= _MAX_SUPPRESSED:
                     if not await self._doors.is_alive(conn, actor):
                         raise Unauthorized
                     pos, epoch = await repository.head(conn)
-                    state = await self._doors.state_of(conn, actor.user_id)
-                    return state, pos, epoch, suppressed
+                    state = await self._doors.state_of(conn, actor.user_id, large)
+                    return state, pos, epoch, undrained
             # Too much is on its way to the log: let it arrive, and look again.
             await self._tailer.reached(self._tailer.pos + _MAX_SUPPRESSED, 0.1)
         raise Unavailable
@@ -337,7 +401,7 @@ class GatewayService:
         """READY and the guilds. Only the last carries the position: a cut before it is no hole."""
         ready = Ready(
             user=state.user,
-            guilds=[UnavailableGuild(guild_id) for guild_id, _ in state.guilds],
+            guilds=[UnavailableGuild(guild.id) for guild, _ in state.guilds],
             private_channels=state.private_channels,
             session_id=session_id,
             resume_gateway_url=self._resume_url(),
@@ -345,10 +409,13 @@ class GatewayService:
         )
         yield events.dispatch("READY", 0 if state.guilds else pos, encode(ready))
         last = len(state.guilds) - 1
-        for number, (guild_id, guild) in enumerate(state.guilds):
-            there = self.presence.in_guild(client.key, client.user_id, guild_id)
-            payload = encode(msgspec.structs.replace(guild, presences=there))
-            yield events.dispatch("GUILD_CREATE", pos if number == last else 0, payload)
+        for number, (guild, _) in enumerate(state.guilds):
+            yield self._guild_frame(client, guild, pos if number == last else 0)
+
+    def _guild_frame(self, client: Client, guild: GuildState, pos: int) -> bytes:
+        there = self.presence.in_guild(client.key, client.user_id, guild.id)
+        payload = encode(msgspec.structs.replace(guild, presences=there))
+        return events.dispatch("GUILD_CREATE", pos, payload)
 
     async def _resume(self, client: Client, wish: Resume) -> None:
         try:
@@ -387,6 +454,58 @@ class GatewayService:
             raise InvalidSession("bad_cursor")
         if (cursor.user_id, cursor.login_id) != (actor.user_id, actor.session_id):
             raise InvalidSession("other_session")
+        for _ in range(_MISSED_TRIES):
+            upto, shown, guilds, unsettled, cold = await self._now(actor, wish, cursor)
+            if not await self._tailer.reached(upto, _TAILER_S):
+                raise Unavailable
+            sights = {
+                g: found for g in guilds if (found := self.hub.sight_at(g, upto) or cold.get(g))
+            }
+            if len(sights) == len(guilds):
+                break
+            # Between the two looks somebody came to see other channels.
+        else:
+            raise Unavailable
+        entries = await self._concerning(actor.user_id, set(guilds), wish.seq, upto)
+        if len(entries) > self.limits.replay:
+            raise InvalidSession("too_much")
+        known = set(cursor.suppressed)
+        shown += [entry.outbox_id for entry in entries if entry.outbox_id in known]
+        new = [entry for entry in entries if entry.outbox_id not in known]
+        moves = [entry for entry in new if is_move(entry, actor.user_id)]
+        reshaped = {entry.guild_id for entry in new if is_about_sight(entry, actor.user_id)}
+        reload = {g for g in guilds if g in reshaped or g in unsettled}
+        # What was joined meanwhile is told where it was joined: the client does not know it yet.
+        joined = {move.guild_id for move in moves if move.type == JOINED}
+        view = View(
+            actor.user_id,
+            actor.session_id,
+            guilds,
+            sights,
+            suppressed=shown,
+            span=Span(
+                upto,
+                moves,
+                guilds,
+                sights=sights,
+                user_id=actor.user_id,
+                groups=Groups(new),
+                reload=reload & joined,
+            ),
+            reload=reload - joined,
+            find_sight=self.hub.sight_at,
+        )
+        return view, upto, cursor
+
+    async def _now(
+        self, actor: Actor, wish: Resume, cursor: Cursor
+    ) -> tuple[int, list[int], dict[int, Roles], set[int], dict[int, Sight]]:
+        """What holds now for one who resumes.
+
+        The head of the log; what of the cursor's has no position yet; the guilds with the own
+        roles; those where something about sight has no position yet; and the sights of those that
+        this node knows nothing of.
+        """
         async with self._db.snapshot() as conn:
             if not await self._doors.is_alive(conn, actor):
                 raise Unauthorized
@@ -395,35 +514,22 @@ class GatewayService:
                 raise InvalidSession("other_epoch")
             if not 0 < wish.seq <= upto:
                 raise InvalidSession("no_such_position")
-            now_in = await self._doors.memberships(conn, actor.user_id)
+            guilds = await self._doors.memberships(conn, actor.user_id)
             # A leave that has no position yet wins over the past; a join will be told live.
-            moving = await repository.undrained_moves(conn, actor.user_id, cursor.suppressed)
+            for guild_id in await repository.undrained_moves(
+                conn, actor.user_id, cursor.suppressed
+            ):
+                guilds.pop(guild_id, None)
+            unsettled = await repository.undrained_reshapes(conn, actor.user_id, cursor.suppressed)
             shown = (
                 await repository.still_undrained(conn, cursor.suppressed)
                 if cursor.suppressed
                 else []
             )
-        guilds = now_in - moving
-        if not await self._tailer.reached(upto, _TAILER_S):
-            raise Unavailable
-        entries = await self._concerning(actor.user_id, guilds, wish.seq, upto)
-        if len(entries) > self.limits.replay:
-            raise InvalidSession("too_much")
-        known = set(cursor.suppressed)
-        shown += [entry.outbox_id for entry in entries if entry.outbox_id in known]
-        moves = [
-            entry
-            for entry in entries
-            if is_move(entry, actor.user_id) and entry.outbox_id not in known
-        ]
-        view = View(
-            actor.user_id,
-            actor.session_id,
-            guilds,
-            suppressed=shown,
-            span=Span(upto, moves, guilds),
-        )
-        return view, upto, cursor
+            unknown = [Snowflake(g) for g in guilds if not self.hub.knows(g)]
+            sources = await self._doors.sources_of(conn, unknown) if unknown else {}
+        cold = {int(g): Sight.of(source) for g, source in sources.items()}
+        return upto, shown, guilds, unsettled, cold
 
     async def _concerning(
         self, user_id: Snowflake, guilds: set[int], seq: int, upto: int
@@ -484,6 +590,7 @@ class GatewayService:
         for entry in entries:
             if entry.users is not None and entry.guild_id and entry.type in {JOINED, LEFT}:
                 self.presence.moved(entry.users, entry.guild_id, is_in=entry.type == JOINED)
+        self.lists.follow(entries)
 
     async def _take_over(self, client: Client) -> None:
         """Have other nodes close the socket that had the session before."""
@@ -531,6 +638,12 @@ class GatewayService:
         """
         last_resort = self._loop.time() + self.limits.catch_up_s
         while client.is_open:
+            if view.reload:
+                try:
+                    async with self.replays.entered():
+                        await self._reload(client, view, pos)
+                except Crowded:
+                    raise Unavailable from None
             # Written at once: the transport then shows whether the client keeps up.
             client.write_out()
             await asyncio.sleep(0)
@@ -546,7 +659,7 @@ class GatewayService:
                 continue
             if pos == self.hub.pos and view.is_settled and not client.is_paused:
                 client.guilds = view.guilds
-                self.hub.attach(client)
+                self.hub.attach(client, view.sights)
                 missed = self.presence.live(client.key, client.user_id, client.guilds)
                 self.hub.tell(client, missed)
                 return
@@ -555,6 +668,50 @@ class GatewayService:
                 await self._tailer.reached(max(pos, self.hub.pos + 1), wait_s)
                 continue
             pos = await self._tell_chunk(client, view, pos, resume_upto)
+
+    async def _reload(self, client: Client, view: View, pos: int) -> None:
+        """Tell guilds afresh, of which this node has no sight as of this session's position.
+
+        What happened in them up to the moment of that is told no more, but for what GUILD_CREATE
+        does not tell.
+        """
+        wanted = [Snowflake(guild_id) for guild_id in sorted(view.reload)]
+        user_id = Snowflake(view.user_id)
+        for _ in range(_SNAPSHOT_TRIES):
+            async with self._db.snapshot() as conn:
+                # What was said before such a change must not be judged by what holds behind it.
+                if not await repository.undrained_reshapes(conn, user_id, ()) & set(wanted):
+                    upto, _ = await repository.head(conn)
+                    undrained = await repository.undrained_of(conn, wanted)
+                    found = await self._doors.guilds_of(conn, user_id, wanted)
+                    after = {
+                        guild.id: await repository.last_reshape(conn, guild.id, user_id, pos, upto)
+                        for guild, _ in found
+                    }
+                    break
+            await self._tailer.reached(self._tailer.pos + 1, 0.1)
+        else:
+            raise Unavailable
+        async with self._db.transaction() as tx:
+            # On disk before anything is told: it lies behind all that the guilds are told with.
+            for guild, _ in found:
+                tx.emit(GuildTold(user_id=user_id, guild_id=guild.id))
+        for guild, sources in found:
+            known = [
+                outbox_id
+                for outbox_id, guild_id, kind in undrained
+                if guild_id == guild.id and (is_state(kind) or kind in {JOINED, LEFT})
+            ]
+            view.told_afresh(
+                guild.id,
+                self._sight(sources, None if known else upto),
+                own_roles(guild, user_id),
+                Fresh(upto, after[guild.id]),
+                known,
+            )
+            client.push(self._guild_frame(client, guild, pos))
+        for guild_id in set(wanted) - {guild.id for guild, _ in found}:
+            view.not_told(guild_id, was_known=view.knows(guild_id))
 
     async def _tell_chunk(
         self, client: Client, view: View, pos: int, resume_upto: int | None
@@ -567,9 +724,13 @@ class GatewayService:
         size = 0
         for number, entry in enumerate(held):
             fate = view.take(entry)
+            for kind, payload in view.news:
+                client.push(events.dispatch(kind, entry.pos - 1, payload))
             pos = entry.pos
             if fate is Fate.END:
                 client.close(CloseReason.AUTHENTICATION_FAILED)
+                return pos
+            if fate is Fate.RELOAD:
                 return pos
             frame = events.frame_of(entry) if fate is Fate.TELL else None
             if frame is not None:

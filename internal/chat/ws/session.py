@@ -6,6 +6,7 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 from internal.chat.ws.events import HEARTBEAT_ACK, CloseReason, Envelope, Op, message
+from internal.chat.ws.model import LookAtMembers, RequestMembers
 from internal.presence.model import Device, PresenceUpdate, device_of
 from internal.utils.json import UnreadableJson, decoder
 
@@ -14,6 +15,9 @@ _BURST: Final = 120.0
 _PER_S: Final = 2.0
 # A client may miss one heartbeat and be late with the next.
 _MISSED: Final = 2.0
+# The members of larger guilds are not told unasked; a client may set this lower.
+_MOST_CARRIED: Final = 250
+_FEWEST_CARRIED: Final = 50
 # How long the server may take to tell a client everything.
 _OPENING_S: Final = 60.0
 
@@ -23,6 +27,8 @@ class IdentifyBody(msgspec.Struct):
 
     token: str
     presence: PresenceUpdate | None = None
+    # How many members a guild may have for GUILD_CREATE to carry them.
+    large_threshold: int | None = None
     # Of these only `browser` is read, and only if it is text.
     properties: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
 
@@ -53,6 +59,7 @@ class Identify(NamedTuple):
     token: str
     presence: PresenceUpdate | None = None
     device: Device = "web"
+    large_threshold: int = _MOST_CARRIED
 
 
 class Resume(NamedTuple):
@@ -75,13 +82,25 @@ class Send(NamedTuple):
     body: bytes
 
 
+class AskMembers(NamedTuple):
+    """Tell members of a guild."""
+
+    wish: RequestMembers
+
+
+class LookAt(NamedTuple):
+    """Keep telling parts of a list of members."""
+
+    wish: LookAtMembers
+
+
 class Close(NamedTuple):
     """End the socket."""
 
     reason: CloseReason
 
 
-Action = Reply | Identify | Resume | Show | Send | Close
+Action = Reply | Identify | Resume | Show | Send | AskMembers | LookAt | Close
 
 
 class State(Enum):
@@ -101,6 +120,8 @@ _read_identify = decoder(IdentifyBody)
 _read_resume = decoder(ResumeBody)
 _read_properties = decoder(Properties)
 _read_presence = decoder(PresenceUpdate)
+_read_request = decoder(RequestMembers)
+_read_look = decoder(LookAtMembers)
 
 
 class Allowance:
@@ -186,9 +207,11 @@ class Session:
                 return self._open(envelope, now)
             case Op.UPDATE_PRESENCE if self.state is not State.GREETED:
                 return Show(_read_presence(envelope.d))
-            case Op.SEND if self.state is State.READY:
-                return Send(bytes(envelope.d))
-            case Op.UPDATE_PRESENCE | Op.SEND:
+            case Op.SEND | Op.REQUEST_GUILD_MEMBERS | Op.LOOK_AT_MEMBERS if (
+                self.state is State.READY
+            ):
+                return _wish(envelope)
+            case Op.UPDATE_PRESENCE | Op.SEND | Op.REQUEST_GUILD_MEMBERS | Op.LOOK_AT_MEMBERS:
                 return Close(CloseReason.NOT_AUTHENTICATED)
             case _:
                 return Close(CloseReason.UNKNOWN_OPCODE)
@@ -198,7 +221,12 @@ class Session:
             return Close(CloseReason.ALREADY_AUTHENTICATED)
         if envelope.op == Op.IDENTIFY:
             wish = _read_identify(envelope.d)
-            action: Action = Identify(_bare(wish.token), wish.presence, _device(wish.properties))
+            action: Action = Identify(
+                _bare(wish.token),
+                wish.presence,
+                _device(wish.properties),
+                _threshold(wish.large_threshold),
+            )
         else:
             body = _read_resume(envelope.d)
             # Libraries send null before they have seen any event; nothing can follow that.
@@ -214,12 +242,26 @@ class Session:
         return self._frames.take(now)
 
 
+def _wish(envelope: Envelope) -> Action:
+    """What only who has identified may ask for."""
+    if envelope.op == Op.SEND:
+        return Send(bytes(envelope.d))
+    if envelope.op == Op.REQUEST_GUILD_MEMBERS:
+        return AskMembers(_read_request(envelope.d))
+    return LookAt(_read_look(envelope.d))
+
+
 def _device(properties: msgspec.Raw) -> Device:
     """The kind of device that a client is on. What can't be read says nothing."""
     try:
         return device_of(_read_properties(properties).browser)
     except UnreadableJson:
         return "web"
+
+
+def _threshold(wish: int | None) -> int:
+    """How many members a guild may have and not be large; within the documented bounds."""
+    return _MOST_CARRIED if wish is None else min(max(wish, _FEWEST_CARRIED), _MOST_CARRIED)
 
 
 def _bare(token: str) -> str:

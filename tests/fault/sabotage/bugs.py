@@ -1,25 +1,29 @@
 """Bugs to be built into a server, by name: the checker must find each of them.
 
 Each replaces one thing inside the server before it starts. None is reachable without this folder.
+Burdens are none: a server that bears one keeps its promise, only with less luck.
 """
 
 import asyncio
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from internal import app
 from internal.auth.session.model import SessionEnded
+from internal.channel import model as channel_model
+from internal.channel import repository as channels
 from internal.chat.message import repository as messages
 from internal.chat.message import service as message_service
 from internal.chat.message.model import MessageDeleted
 from internal.chat.ws import hub, view
 from internal.chat.ws.client import Client
-from internal.chat.ws.hub import Hub
+from internal.chat.ws.hub import Audience, Hub, Room
 from internal.chat.ws.service import GatewayService
+from internal.chat.ws.sight import News
 from internal.chat.ws.view import Span, View
 from internal.db import cluster
 from internal.db.postgres import Conn, Database
@@ -29,10 +33,13 @@ from internal.eventlog.model import Entry
 from internal.eventlog.ring import Ring
 from internal.eventlog.tailer import Tailer
 from internal.events import Event
+from internal.guild import service as guild_service
 from internal.guild.model import MemberLeft
+from internal.permission.model import Permission
 from internal.utils.snowflake import Snowflake
 
 BUGS: Final[dict[str, Callable[[], None]]] = {}
+BURDENS: Final[dict[str, Callable[[], None]]] = {}
 
 # Every so many entries or batches a bug strikes.
 _SKIP: Final = 1000
@@ -42,10 +49,17 @@ _DEAF: Final = 120
 _SELDOM: Final = 40
 # Large enough for no message of a run, and small enough for bigint.
 _OFFSET: Final = 1
+# How long what is committed waits for its position on a node that bears that.
+_LAG_S: Final = 0.3
 
 
 def _bug(build: Callable[[], None]) -> Callable[[], None]:
     BUGS[build.__name__] = build
+    return build
+
+
+def _burden(build: Callable[[], None]) -> Callable[[], None]:
+    BURDENS[build.__name__] = build
     return build
 
 
@@ -83,11 +97,12 @@ def naive_cursor() -> None:
             ), moved AS (
                 INSERT INTO event_log (
                        pos, outbox_id, type, users, guild_id, channel_id,
-                       subject, retracts, retracts_channels, revises, payload, created_at
+                       subject, retracts, retracts_channels, revises, payload, created_at,
+                       parent_id, reshapes
                 )
                 SELECT f.id + $2, f.id, f.type, f.users, f.guild_id, f.channel_id,
                        f.subject, f.retracts, f.retracts_channels, f.revises, f.payload,
-                       f.created_at
+                       f.created_at, f.parent_id, f.reshapes
                   FROM fresh AS f
                 RETURNING *
             ), head AS (
@@ -211,10 +226,11 @@ def renumbered_delivery() -> None:
     _replace(Hub, "_spread", _spread_singly)
 
 
-def _spread_singly(self: Hub, guild_id: int | None, frames: Sequence[bytes]) -> None:
-    for client in self._by_guild.get(guild_id or 0, ()):
-        for frame in frames:
-            client.push(frame)
+def _spread_singly(_self: Hub, room: Room, audience: Audience, frames: Sequence[bytes]) -> None:
+    for members in (room.clients,) if audience is None else audience:
+        for client in members:
+            for frame in frames:
+                client.push(frame)
 
 
 @_bug
@@ -369,3 +385,72 @@ def deaf_after_a_while() -> None:
             self.pos = entries[-1].pos
 
     _replace(Hub, "publish", publish_at_first)
+
+
+@_bug
+def blind_to_roles() -> None:
+    """Who is told what is decided by the roles that people had when they came."""
+    _replace(Hub, "_move_member", lambda *_change: None)
+
+
+@_bug
+def replay_without_sight() -> None:
+    """A resume replays what happened in a guild, whether its channels may be seen or not."""
+    _replace(Span, "_sees", lambda _self, _entry: True)
+
+
+@_bug
+def no_reload() -> None:
+    """A resume across a change of what somebody sees is replayed as if nothing had changed."""
+    begin = View.__init__
+
+    def begin_at_once(self: View, *rest: Any, **more: Any) -> None:
+        begin(self, *rest, **{**more, "reload": ()})
+
+    _replace(View, "__init__", begin_at_once)
+
+
+@_bug
+def silent_sight() -> None:
+    """Who comes to see a channel, or sees it no more, hears nothing of that."""
+    _replace(Hub, "_tell_news", lambda *_news: None)
+
+
+@_bug
+def news_in_place() -> None:
+    """What follows from an event has the event's own position: a cut between would be a hole."""
+    tell_news = Hub._tell_news
+
+    def tell_in_place(self: Hub, clients: Iterable[Client], news: Sequence[News], pos: int) -> None:
+        tell_news(self, clients, news, pos + 1)
+
+    _replace(Hub, "_tell_news", tell_in_place)
+
+
+@_bug
+def open_doors() -> None:
+    """READY shows every channel of a guild to each of its members."""
+    _replace(guild_service, "_sees", lambda _standing, _channel: True)
+
+
+@_bug
+def unasked_send() -> None:
+    """Whoever is in a guild may send to any of its channels."""
+    decide = channel_model.decide
+
+    def decide_kindly(*rest: Any, **more: Any) -> int:
+        return decide(*rest, **more) | int(Permission.VIEW_CHANNEL | Permission.SEND_MESSAGES)
+
+    _replace(channels, "decide", decide_kindly)
+
+
+@_burden
+def lagging_log() -> None:
+    """What is committed gets its position late: there is always something on its way to the log."""
+    drain = repository.drain
+
+    async def drain_late(conn: Conn, limit: int) -> list[Entry]:
+        await asyncio.sleep(_LAG_S)
+        return await drain(conn, limit)
+
+    _replace(repository, "drain", drain_late)
