@@ -149,13 +149,17 @@ async def undrained_of(conn: Conn, guild_ids: Sequence[int]) -> list[tuple[int, 
 async def undrained_reshapes(conn: Conn, user_id: int, known: Sequence[int]) -> set[int]:
     """The guilds in which a member is about to see other channels, without a position yet.
 
+    Also where a channel is about to go: of one that is no more nobody can be told that.
+
     `known` are outbox ids to leave out: what READY has told already.
     """
     rows = await conn.fetch(
         """
         SELECT DISTINCT guild_id
           FROM event_outbox
-         WHERE reshapes IN (0, $1) AND id <> ALL ($2::bigint[])
+         WHERE guild_id IS NOT NULL
+           AND (reshapes IN (0, $1) OR type = 'CHANNEL_DELETE')
+           AND id <> ALL ($2::bigint[])
         """,
         user_id,
         known,

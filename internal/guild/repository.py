@@ -118,11 +118,17 @@ async def is_banned(conn: Conn, guild_id: Snowflake, user_id: Snowflake) -> bool
 async def insert_member(
     conn: Conn, guild_id: Snowflake, user_id: Snowflake, *, is_temporary: bool = False
 ) -> None:
-    """Add a member and count it. Needs the guild's lock."""
+    """Add a member and count it. Needs the guild's lock.
+
+    A timeout from before that still runs goes on.
+    """
     await conn.execute(
         """
-        WITH added AS (
-            INSERT INTO members (guild_id, user_id, is_temporary) VALUES ($1, $2, $3)
+        WITH kept AS (
+            DELETE FROM timeouts WHERE guild_id = $1 AND user_id = $2 RETURNING until
+        ), added AS (
+            INSERT INTO members (guild_id, user_id, is_temporary, timed_out_until)
+            VALUES ($1, $2, $3, (SELECT until FROM kept WHERE until > now()))
             RETURNING guild_id
         )
         UPDATE guilds SET member_count = member_count + 1
@@ -766,7 +772,7 @@ async def delete(conn: Conn, guild_id: Snowflake) -> None:
 async def delete_member(conn: Conn, guild_id: Snowflake, user_id: Snowflake) -> list[LeftThread]:
     """Remove a member, also from the guild's threads, and count it. Needs the guild's lock.
 
-    Gives the active ones of those threads.
+    Gives the active ones of those threads. A timeout that still runs is kept.
     """
     rows = await conn.fetch(
         """
@@ -784,6 +790,18 @@ async def delete_member(conn: Conn, guild_id: Snowflake, user_id: Snowflake) -> 
                       SELECT tm.user_id FROM thread_members AS tm
                        WHERE tm.thread_id = t.channel_id AND tm.user_id <> $2
                   ) END AS members
+        """,
+        guild_id,
+        user_id,
+    )
+    # Nobody shakes off a timeout by leaving and coming back.
+    await conn.execute(
+        """
+        INSERT INTO timeouts (guild_id, user_id, until)
+        SELECT guild_id, user_id, timed_out_until
+          FROM members
+         WHERE guild_id = $1 AND user_id = $2 AND timed_out_until > now()
+        ON CONFLICT (guild_id, user_id) DO UPDATE SET until = excluded.until
         """,
         guild_id,
         user_id,

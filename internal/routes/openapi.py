@@ -94,7 +94,7 @@ def _operation(
     row: Route, path: str, bodies: list[Any], query: list[dict[str, Any]], answers: list[Any]
 ) -> dict[str, Any]:
     ids = [
-        {"name": name, "in": "path", "required": True, "schema": schema_hook_id()}
+        {"name": name, "in": "path", "required": True, "schema": _part(name)}
         for name in _PLACEHOLDER.findall(path)
     ]
     name = re.sub(r"\W+", "_", f"{row.method.lower()}{path}").strip("_")
@@ -117,9 +117,11 @@ def _operation(
     return operation
 
 
-def schema_hook_id() -> dict[str, Any]:
-    """JSON Schema of an id in a path."""
-    return {"type": "string", "pattern": "^[0-9]{1,19}$"}
+def _part(name: str) -> dict[str, Any]:
+    """JSON Schema of a part of a path: an id, or a text such as the code of an invite."""
+    if name.endswith("_id"):
+        return {"type": "string", "pattern": "^[0-9]{1,19}$"}
+    return {"type": "string"}
 
 
 def _answer(schemas: list[Any]) -> dict[str, Any]:

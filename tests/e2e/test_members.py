@@ -158,6 +158,48 @@ async def test_who_is_timed_out_reads_and_waits(scene: Scene) -> None:
     await scene.eve.say(channel_id, "thanks")
 
 
+async def test_a_timeout_outlives_leaving_and_joining_again(scene: Scene) -> None:
+    path, until = scene.member(scene.eve), soon(hours=1)
+    timed_out = await scene.bob.patch(path, {"communication_disabled_until": until})
+    shown = timed_out["communication_disabled_until"]
+    await scene.ada.connect()
+    await scene.eve.connect()
+    ends: list[Deed] = [
+        lambda s: s.eve.post(f"/guilds/{s.guild.id}/leave"),
+        lambda s: s.bob.delete(s.member(s.eve)),
+    ]
+    for end in ends:
+        await end(scene)
+        await scene.eve.post(f"/guilds/{scene.guild.id}/join")
+        told = await scene.ada.gateway.expect("GUILD_MEMBER_ADD", guild_id=scene.guild.id)
+        assert told["communication_disabled_until"] == shown
+        state = await scene.eve.gateway.expect("GUILD_CREATE", id=scene.guild.id)
+        (own,) = [one for one in state["members"] if one["user"]["id"] == scene.eve.id]
+        assert own["communication_disabled_until"] == shown
+        with refused(403, 50013):
+            await scene.eve.say(scene.guild.channel_id, "fresh start")
+    # Once it is ended, leaving does not bring it back.
+    await scene.bob.patch(path, {"communication_disabled_until": None})
+    await scene.bob.delete(path)
+    await scene.eve.post(f"/guilds/{scene.guild.id}/join")
+    assert (await scene.ada.get(path))["communication_disabled_until"] is None
+    await scene.eve.say(scene.guild.channel_id, "thanks")
+
+
+async def test_a_timeout_that_ends_meanwhile_is_over(scene: Scene, app: App) -> None:
+    path = scene.member(scene.eve)
+    await scene.bob.patch(path, {"communication_disabled_until": soon(hours=1)})
+    await scene.bob.delete(path)
+    async with app.db.transaction() as tx:
+        await tx.conn.execute(
+            "UPDATE timeouts SET until = now() - interval '1 second' WHERE user_id = $1",
+            int(scene.eve.id),
+        )
+    await scene.eve.post(f"/guilds/{scene.guild.id}/join")
+    assert (await scene.ada.get(path))["communication_disabled_until"] is None
+    await scene.eve.say(scene.guild.channel_id, "I am back")
+
+
 async def test_who_moderates_loses_that_with_a_timeout(scene: Scene) -> None:
     await scene.ada.patch(scene.member(scene.bob), {"communication_disabled_until": soon(hours=1)})
     for attempt in (

@@ -10,6 +10,8 @@ from tests.support.people import Guild, Person, Town, refused
 
 VIEW_CHANNEL = 1 << 10
 MANAGE_MESSAGES = 1 << 13
+READ_MESSAGE_HISTORY = 1 << 16
+MANAGE_THREADS = 1 << 34
 
 
 async def report(person: Person, message: Any, **wish: Any) -> Any:
@@ -17,9 +19,11 @@ async def report(person: Person, message: Any, **wish: Any) -> Any:
     return await person.post(path, {"reason": "rude", **wish})
 
 
-async def make_moderator(guild: Guild, owner: Person, person: Person) -> None:
+async def make_moderator(
+    guild: Guild, owner: Person, person: Person, bits: int = MANAGE_MESSAGES
+) -> None:
     made = await owner.post(
-        f"/guilds/{guild.id}/roles", {"name": "keeper", "permissions": str(MANAGE_MESSAGES)}
+        f"/guilds/{guild.id}/roles", {"name": "keeper", "permissions": str(bits)}
     )
     await owner.put(f"/guilds/{guild.id}/members/{person.id}/roles/{made['id']}")
 
@@ -202,3 +206,77 @@ async def test_a_report_from_a_private_thread_is_for_who_manages_threads(
     await bob.heard_nothing("MESSAGE_REPORT_CREATE")
     assert await bob.get(f"/guilds/{guild.id}/reports") == []
     assert [one["id"] for one in await ada.get(f"/guilds/{guild.id}/reports")] == [made["id"]]
+
+
+async def stay_unknown(moderator: Person, guild: Guild, made: Any) -> None:
+    """What was reported is nothing to this moderator, who did not hear of it either."""
+    path = f"/guilds/{guild.id}/reports"
+    await moderator.heard_nothing("MESSAGE_REPORT_CREATE", "MESSAGE_REPORT_UPDATE")
+    assert await moderator.get(path) == []
+    with refused(404, 90041):
+        await moderator.patch(f"{path}/{made['id']}", {"status": "dismissed"})
+
+
+@pytest.mark.parametrize("denied", [VIEW_CHANNEL, READ_MESSAGE_HISTORY, MANAGE_MESSAGES])
+async def test_what_one_may_do_in_the_channel_decides(
+    town: Town, ada: Person, bob: Person, eve: Person, denied: int
+) -> None:
+    dan = await town.person("dan")
+    guild = await town.guild(ada, bob, eve, dan)
+    for one in (bob, dan):
+        await make_moderator(guild, ada, one)
+        await one.connect()
+    rule = f"/channels/{guild.channel_id}/permissions/{bob.id}"
+    await ada.put(rule, {"type": 1, "deny": str(denied)})
+    made = await report(ada, await eve.say(guild.channel_id, "nasty"))
+    path = f"/guilds/{guild.id}/reports/{made['id']}"
+
+    assert await dan.gateway.expect("MESSAGE_REPORT_CREATE", id=made["id"]) == made
+    await stay_unknown(bob, guild, made)
+    done = await dan.patch(path, {"status": "resolved"})
+    assert await dan.gateway.expect("MESSAGE_REPORT_UPDATE", id=made["id"]) == done
+    await stay_unknown(bob, guild, made)
+    await ada.delete(rule)
+    assert await bob.get(f"/guilds/{guild.id}/reports") == [done]
+
+
+async def test_private_threads_are_for_who_manages_threads_in_the_channel(
+    town: Town, ada: Person, bob: Person, eve: Person
+) -> None:
+    dan = await town.person("dan")
+    guild = await town.guild(ada, bob, eve, dan)
+    for one in (bob, dan):
+        await make_moderator(guild, ada, one, MANAGE_MESSAGES | MANAGE_THREADS)
+        await one.connect()
+    await ada.put(
+        f"/channels/{guild.channel_id}/permissions/{bob.id}",
+        {"type": 1, "deny": str(MANAGE_THREADS)},
+    )
+    thread = await ada.post(
+        f"/channels/{guild.channel_id}/threads", {"name": "between us", "type": 12}
+    )
+    await ada.put(f"/channels/{thread['id']}/thread-members/{eve.id}")
+    made = await report(ada, await eve.say(thread["id"], "something bad"))
+
+    await dan.gateway.expect("MESSAGE_REPORT_CREATE", id=made["id"])
+    assert await dan.get(f"/guilds/{guild.id}/reports") == [made]
+    await stay_unknown(bob, guild, made)
+    # From the channel itself he sees it.
+    other = await report(ada, await eve.say(guild.channel_id, "and again"))
+    await bob.gateway.expect("MESSAGE_REPORT_CREATE", id=other["id"])
+    assert await bob.get(f"/guilds/{guild.id}/reports") == [other]
+
+
+async def test_what_is_left_of_a_channel_that_is_gone_is_for_administrators(
+    town: Town, ada: Person, bob: Person, eve: Person
+) -> None:
+    guild = await town.guild(ada, bob, eve)
+    await make_moderator(guild, ada, bob)
+    channel = await ada.post("/channels", {"guild_id": guild.id, "name": "short"})
+    made = await report(ada, await eve.say(channel["id"], "nasty"))
+    await ada.delete(f"/channels/{channel['id']}")
+    await bob.connect()
+    await stay_unknown(bob, guild, made)
+    path = f"/guilds/{guild.id}/reports/{made['id']}"
+    assert (await ada.patch(path, {"status": "resolved"}))["status"] == "resolved"
+    await stay_unknown(bob, guild, made)

@@ -11,11 +11,14 @@ from internal.guild.model import (
     RoleColors,
     Thread,
     ThreadMember,
+    ThreadMetadata,
 )
 from internal.permission.model import EVERYONE_DEFAULT, Overwrite
+from internal.utils.json import Timestamp
 from internal.utils.snowflake import Snowflake
 
 OWNER = 99
+_NOW = Timestamp("2026-01-02T03:04:05.000000+00:00")
 
 
 def role(role_id: int, bits: int) -> Role:
@@ -40,6 +43,31 @@ def channel(guild_id: int, channel_id: int, *rules: Overwrite) -> GuildChannel:
             for rule in rules
         ),
     )
+
+
+def thread(
+    thread_id: int, parent: int, guild_id: int, *, kind: int = 11, archived: bool = False
+) -> Thread:
+    return Thread(
+        id=Snowflake(thread_id),
+        type=kind,
+        guild_id=Snowflake(guild_id),
+        parent_id=Snowflake(parent),
+        owner_id=Snowflake(OWNER),
+        name=f"thread {thread_id}",
+        message_count=2,
+        thread_metadata=ThreadMetadata(
+            archived=archived,
+            auto_archive_duration=60,
+            archive_timestamp=_NOW,
+            locked=False,
+            create_timestamp=_NOW,
+        ),
+    )
+
+
+def membership(thread_id: int, user_id: int) -> ThreadMember:
+    return ThreadMember(id=Snowflake(thread_id), user_id=Snowflake(user_id), join_timestamp=_NOW)
 
 
 def sight(

@@ -14,12 +14,10 @@ from internal.chat.ws.sight import (
     is_state,
     news_for,
 )
-from internal.guild.model import Thread, ThreadMember, ThreadMetadata
 from internal.permission.model import EVERYONE_DEFAULT, Overwrite, Permission
 from internal.utils.json import Timestamp, encode
-from internal.utils.snowflake import Snowflake
 from tests.support.entries import entry
-from tests.support.sights import OWNER, channel, role, sight
+from tests.support.sights import OWNER, channel, membership, role, sight, thread
 
 GUILD, HALL, VAULT, ADA, BOB = 1, 10, 11, 2, 3
 KEEPERS = 50
@@ -37,29 +35,6 @@ def house(*more: Overwrite) -> Sight:
     return sight(
         GUILD, channel(GUILD, HALL), channel(GUILD, VAULT, hidden_to_all, *more), roles={KEEPERS: 0}
     )
-
-
-def thread(thread_id: int, parent: int, *, kind: int = 11, archived: bool = False) -> Thread:
-    return Thread(
-        id=Snowflake(thread_id),
-        type=kind,
-        guild_id=Snowflake(GUILD),
-        parent_id=Snowflake(parent),
-        owner_id=Snowflake(OWNER),
-        name=f"thread {thread_id}",
-        message_count=2,
-        thread_metadata=ThreadMetadata(
-            archived=archived,
-            auto_archive_duration=60,
-            archive_timestamp=NOW,
-            locked=False,
-            create_timestamp=NOW,
-        ),
-    )
-
-
-def membership(thread_id: int, user_id: int) -> ThreadMember:
-    return ThreadMember(id=Snowflake(thread_id), user_id=Snowflake(user_id), join_timestamp=NOW)
 
 
 def names(news: Sequence[News]) -> list[tuple[str, str]]:
@@ -188,7 +163,7 @@ def test_a_gained_channel_brings_its_last_message() -> None:
 
 
 def test_a_gained_channel_brings_its_threads() -> None:
-    public, private = thread(20, VAULT), thread(21, VAULT, kind=12)
+    public, private = thread(20, VAULT, GUILD), thread(21, VAULT, GUILD, kind=12)
     seen = sight(
         GUILD,
         channel(GUILD, VAULT, hidden_to_all, shown_to_keepers),
@@ -207,7 +182,7 @@ def test_a_gained_channel_brings_its_threads() -> None:
 
 def test_threads_come_go_and_are_counted() -> None:
     bare = sight(GUILD, channel(GUILD, VAULT, hidden_to_all, shown_to_keepers), roles={KEEPERS: 0})
-    payload = encode(thread(20, VAULT))
+    payload = encode(thread(20, VAULT, GUILD))
     started = bare.after(
         entry(5, "THREAD_CREATE", guild=GUILD, channel=20, parent=VAULT, payload=payload)
     )
@@ -215,7 +190,7 @@ def test_threads_come_go_and_are_counted() -> None:
     _, (_, sync) = news_for(started, started, BOB, (), (KEEPERS,))
     (told,) = msgspec.json.decode(sync)["threads"]
     assert (told["message_count"], told["last_message_id"]) == (3, "30")
-    archived = encode(thread(20, VAULT, archived=True))
+    archived = encode(thread(20, VAULT, GUILD, archived=True))
     ended = started.after(
         entry(7, "THREAD_UPDATE", guild=GUILD, channel=20, parent=VAULT, payload=archived)
     )
@@ -224,7 +199,7 @@ def test_threads_come_go_and_are_counted() -> None:
 
 def test_members_of_threads_come_and_go() -> None:
     seen = sight(
-        GUILD, channel(GUILD, VAULT), threads=[(thread(20, VAULT), (membership(20, ADA),))]
+        GUILD, channel(GUILD, VAULT), threads=[(thread(20, VAULT, GUILD), (membership(20, ADA),))]
     )
     payload = encode(
         {

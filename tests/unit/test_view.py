@@ -7,8 +7,9 @@ import pytest
 from internal.chat.ws.sight import Sight
 from internal.chat.ws.view import Fate, Groups, Span, View, is_move, is_readable
 from internal.eventlog.model import Entry
+from internal.utils.json import encode
 from tests.support.entries import entry
-from tests.support.sights import sight
+from tests.support.sights import channel, membership, sight, thread
 
 ADA, GUILD, OTHER, LOGIN = 1, 10, 20, 55
 
@@ -209,6 +210,43 @@ def test_what_was_for_a_member_alone_is_not_told_to_who_left() -> None:
         entry(2, "GUILD_DELETE", guild=GUILD, users=[ADA]),
     ]
     assert replay(missed, set()) == [2]
+
+
+def in_private_thread(*members: int) -> Sight:
+    """A guild with one private thread, 20, in its channel 7."""
+    return sight(
+        GUILD,
+        channel(GUILD, 7),
+        threads=[(thread(20, 7, GUILD, kind=12), tuple(membership(20, one) for one in members))],
+    )
+
+
+def test_whoever_was_removed_from_a_private_thread_is_not_told_what_was_said_there() -> None:
+    said = entry(1, guild=GUILD, users=[ADA, 2], channel=20, parent=7)
+    for members, heard in (([ADA, 2], [1]), ([2], [])):
+        sights = {GUILD: in_private_thread(*members)}
+        span = Span(1, [], among({GUILD}), sights=sights, user_id=ADA)
+        view = View(ADA, LOGIN, among({GUILD}), sights, span=span)
+        assert told(view, [said]) == heard
+
+
+def test_a_view_sees_what_happens_in_the_private_threads_of_others() -> None:
+    """Its sight may become that of all who are on this node."""
+    view = View(ADA, LOGIN, among({GUILD}), {GUILD: in_private_thread(2, 3)})
+    payload = encode(
+        {
+            "id": "20",
+            "guild_id": str(GUILD),
+            "member_count": 1,
+            "added_members": [],
+            "removed_member_ids": ["3"],
+        }
+    )
+    gone = entry(
+        1, "THREAD_MEMBERS_UPDATE", guild=GUILD, users=[2, 3], channel=20, parent=7, payload=payload
+    )
+    assert told(view, [gone]) == []
+    assert not view.sights[GUILD].is_in_threads(3, [7])
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ class LayoutService:
                 wishes = wish.permission_overwrites or ()
                 overwrites = await _read(tx.conn, channel.guild_id, overwrites, wishes)
             elif wish.lock_permissions and category is not None:
+                _refuse_hidden(standing, category)
                 overwrites = category.permission_overwrites
             _check_grants(channel.permission_overwrites, overwrites, _may(standing, channel))
             changed = msgspec.structs.replace(changed, permission_overwrites=overwrites)
@@ -499,13 +500,20 @@ def _parent(
 ) -> GuildChannel:
     """The category of this id, which the one may put a channel of this type into."""
     found = next((one for one in channels if one.id == parent_id), None)
-    if found is None or not in_channel(standing, found.rules()) & _VIEW:
+    if found is None:
         raise field_error("parent_id", "Category does not exist", "CHANNEL_PARENT_INVALID")
+    _refuse_hidden(standing, found)
     if found.type != ChannelType.CATEGORY or kind == ChannelType.CATEGORY:
         raise field_error("parent_id", "Not a category", "CHANNEL_PARENT_INVALID_TYPE")
     if not allows(_may_in(standing, found), _MANAGE_CHANNELS):
         raise MissingPermissions
     return found
+
+
+def _refuse_hidden(standing: Standing, category: GuildChannel) -> None:
+    """What one can't see is not there: what it allows is not to be read off by copying it."""
+    if not in_channel(standing, category.rules()) & _VIEW:
+        raise field_error("parent_id", "Category does not exist", "CHANNEL_PARENT_INVALID")
 
 
 def _full() -> Exception:
@@ -553,6 +561,7 @@ def _moved(
         new = msgspec.structs.replace(new, parent_id=move.parent_id)
     if move.lock_permissions and new.parent_id is not None:
         category = next(one for one in channels if one.id == new.parent_id)
+        _refuse_hidden(standing, category)
         new = _with_overwrites(new, category.permission_overwrites)
     return new
 
@@ -616,6 +625,9 @@ async def _read(
             kind = 0 if target_id in roles else 1
         if kind == 0 and target_id not in roles and known.get(target_id) != 0:
             raise UnknownRole
+        if kind == 1 and target_id in roles:
+            # It would take the place of the role's own, and mean nothing.
+            raise field_error("type", "This is a role, not a member")
         allow, deny = str(_bits(wish.allow)), str(_bits(wish.deny))
         overwrites.append(ChannelOverwrite(id=target_id, type=kind, allow=allow, deny=deny))
     return tuple(overwrites)

@@ -578,9 +578,10 @@ class MessageService:
         mentions = await self._look_up_mentions(tx.conn, sends, outcomes, found)
         new = await self._settle_nonces(tx.conn, sends, outcomes)
         new = await _put_off_unready(tx.conn, sends, outcomes, new, found)
+        # What slow mode refuses is not said, and repeats nothing.
+        new = await self._slow_down(tx.conn, sends, outcomes, new, found)
         findings = await self._moderate(tx.conn, sends, outcomes, new, found)
         new = [i for i in new if isinstance(outcomes[i], Message)]
-        new = await self._slow_down(tx.conn, sends, outcomes, new, found)
         messages = [message for i in new if isinstance(message := outcomes[i], Message)]
         if messages:
             await repository.insert_all(tx.conn, messages)

@@ -83,7 +83,8 @@ class Readable(msgspec.Struct, frozen=True, kw_only=True):
     user_id: Snowflake
     # None for all, also of channels that are gone.
     channels: tuple[Snowflake, ...] | None
-    private_threads: bool
+    # Those of them whose private threads count, too; None for all.
+    private_threads: tuple[Snowflake, ...] | None
 
 
 class Resolution(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +98,7 @@ class Resolution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MessageReported(Event, frozen=True, kw_only=True):
-    """For the moderators who may see the channel."""
+    """For those who moderate the channel and may read it."""
 
     type: ClassVar[str] = "MESSAGE_REPORT_CREATE"
     filed: Filed

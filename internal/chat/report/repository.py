@@ -74,7 +74,7 @@ async def find(
          WHERE p.guild_id = $1 AND p.id = $2
            AND p.author_id <> $3
            AND ($4::bigint[] IS NULL OR p.root_id = ANY ($4))
-           AND ($5 OR NOT p.is_private)
+           AND (NOT p.is_private OR $5::bigint[] IS NULL OR p.root_id = ANY ($5))
         """,
         guild_id,
         report_id,
@@ -103,7 +103,7 @@ async def page(conn: Conn, guild_id: Snowflake, page: ReportPage, reader: Readab
            AND ($4::bigint IS NULL OR p.id > $4)
            AND p.author_id <> $5
            AND ($6::bigint[] IS NULL OR p.root_id = ANY ($6))
-           AND ($7 OR NOT p.is_private)
+           AND (NOT p.is_private OR $7::bigint[] IS NULL OR p.root_id = ANY ($7))
          ORDER BY p.id {order}
          LIMIT $8
         """,  # noqa: S608  # one of two constants

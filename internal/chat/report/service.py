@@ -25,13 +25,16 @@ from internal.guild.audit.model import Act, Action
 from internal.guild.audit.service import AuditTrail, changes_between
 from internal.guild.model import GuildAccess
 from internal.guild.service import GuildService
-from internal.permission.model import Permission
+from internal.permission.model import Permission, allows, in_channel
 from internal.utils.clock import Clock
 from internal.utils.json import Timestamp
 from internal.utils.snowflake import NewId, Snowflake
 
 _READ: Final = Permission.VIEW_CHANNEL | Permission.READ_MESSAGE_HISTORY
 _MODERATE: Final = Permission.MANAGE_MESSAGES
+# What one needs in a channel to see what was reported from it, and from private threads in it.
+_IN_CHANNEL: Final = _READ | _MODERATE
+_IN_PRIVATE_THREADS: Final = _IN_CHANNEL | Permission.MANAGE_THREADS
 
 
 class ReportService:
@@ -148,24 +151,31 @@ class ReportService:
 
     async def _moderators(self, conn: Conn, filed: Filed) -> tuple[Snowflake, ...]:
         """Whom an event of a report is for; never the one who wrote the message."""
-        guild_id = filed.report.guild_id
+        guild_id, root_id = filed.report.guild_id, filed.root_id
         users = await self._guilds.holders_of(conn, guild_id, _MODERATE)
-        if filed.is_private:
-            others = await self._guilds.holders_of(conn, guild_id, Permission.MANAGE_THREADS)
-            users = tuple(sorted({*users}.intersection(others)))
-        return tuple(one for one in users if one != filed.report.message.author.id)
+        found = await self._channels.access_of(conn, [(user_id, root_id) for user_id in users])
+        needs = _IN_PRIVATE_THREADS if filed.is_private else _IN_CHANNEL
+        author_id = filed.report.message.author.id
+        # Events of a channel that is gone reach nobody.
+        return tuple(
+            user_id
+            for (user_id, _), there in found.items()
+            if user_id != author_id and allows(there.permissions, needs)
+        )
 
     async def _readable(self, conn: Conn, access: GuildAccess) -> Readable:
-        """What of a guild's reports a moderator sees: those of the channels that one sees."""
+        """What of a guild's reports somebody sees: those of the channels that one moderates."""
         actor = access.member.user.id
-        channels = None
-        if not access.may(Permission.ADMINISTRATOR):
-            seen = await self._guilds.channels_of(conn, actor, access.guild.id)
-            channels = tuple(channel.id for channel in seen)
+        if access.may(Permission.ADMINISTRATOR):
+            return Readable(user_id=actor, channels=None, private_threads=None)
+        bits = {
+            channel.id: in_channel(access.standing, channel.rules())
+            for channel in await self._guilds.channels_of(conn, actor, access.guild.id)
+        }
         return Readable(
             user_id=actor,
-            channels=channels,
-            private_threads=access.may(Permission.MANAGE_THREADS),
+            channels=tuple(one for one in bits if allows(bits[one], _IN_CHANNEL)),
+            private_threads=tuple(one for one in bits if allows(bits[one], _IN_PRIVATE_THREADS)),
         )
 
 

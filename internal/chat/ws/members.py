@@ -548,7 +548,9 @@ class MemberLists:
     def _sees(self, client: Client, guild_id: int, channel_id: int) -> bool:
         """Whether a socket may look at a channel. While it is not live, that is yet to be seen."""
         if not client.is_live:
-            return client.is_open
+            known = self._hub.sight_at(guild_id, self._hub.pos)
+            is_of_it = known is None or channel_id in known.channels or channel_id in known.threads
+            return client.is_open and guild_id in client.guilds and is_of_it
         roles = client.guilds.get(guild_id)
         sight = self._hub.sight_at(guild_id, self._hub.pos)
         if roles is None or sight is None:

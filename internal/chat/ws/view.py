@@ -210,6 +210,10 @@ def may_hear(entry: Entry, sight: Sight | None, user_id: int, roles: Roles | Non
         return True
     if sight is None or roles is None:
         return False
+    thread = sight.threads.get(entry.channel_id or 0)
+    if entry.users is not None and thread is not None and not entry.type.startswith("THREAD_"):
+        # Named by the entry as a member of a private thread, and removed from it since.
+        return user_id in thread.members and sight.sees(user_id, roles, gate)
     if gate in sight.channels or not entry.type.startswith("CHANNEL_") or entry.payload is None:
         return sight.sees(user_id, roles, gate)
     # Of a channel that is no more there is what the event says.
@@ -309,6 +313,7 @@ class View:
             self.suppressed.discard(entry.outbox_id)
             return Fate.PASS
         if not self._concerns(entry):
+            self._pass_by(entry)
             return Fate.PASS
         fresh = self._fresh.get(entry.guild_id or 0)
         if fresh is not None and entry.pos <= fresh.upto:
@@ -320,6 +325,15 @@ class View:
         if entry.is_internal:
             return Fate.END if self.login_id in ended_sessions(entry) else Fate.PASS
         return self._step(entry)
+
+    def _pass_by(self, entry: Entry) -> None:
+        """See what is for others, too, as their private threads: the sight may become a room's."""
+        guild_id = entry.guild_id or 0
+        sight, fresh = self.sights.get(guild_id), self._fresh.get(guild_id)
+        if sight is None or entry.is_internal or (fresh and entry.pos <= fresh.upto):
+            return
+        if self._span is None or entry.pos > self._span.upto:
+            self.sights[guild_id] = sight.after(entry)
 
     def _replay(self, span: Span, entry: Entry) -> Fate:
         if span.reloads(entry):

@@ -417,13 +417,16 @@ class AutomodService:
             return await repository.forget(conn, self._clock.now() - _KEPT, limit)
 
     async def _write_deferred(self) -> None:
-        hits = list(self._deferred)
+        # Taken out first: those that come meanwhile must push none out that was not written.
+        hits = [self._deferred.popleft() for _ in range(len(self._deferred))]
         if not hits:
             return
-        async with self._db.read() as conn:
-            await repository.insert_hits(conn, hits)
-        for _ in hits:
-            self._deferred.popleft()
+        try:
+            async with self._db.read() as conn:
+                await repository.insert_hits(conn, hits)
+        except BaseException:
+            self._deferred.extendleft(reversed(hits))
+            raise
 
     async def _act(self, tx: Transaction, found: OpenHit) -> None:
         hit, rule = found.hit, found.rule

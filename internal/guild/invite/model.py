@@ -154,7 +154,10 @@ class InviteCreated(Event, frozen=True, kw_only=True):
 
     @override
     def audience(self) -> Audience:
-        return Audience(users=self.users, guild_id=self.invite.guild_id)
+        # Of those, who may see the channel.
+        return Audience(
+            users=self.users, guild_id=self.invite.guild_id, parent_id=self.invite.channel_id
+        )
 
     @override
     def payload(self) -> NewInvite:
@@ -176,7 +179,10 @@ class InviteDeleted(Event, frozen=True, kw_only=True):
 
     @override
     def audience(self) -> Audience:
-        return Audience(users=self.users, guild_id=self.invite.guild_id)
+        # Of those, who may see the channel.
+        return Audience(
+            users=self.users, guild_id=self.invite.guild_id, parent_id=self.invite.channel_id
+        )
 
     @override
     def payload(self) -> GoneInvite:

@@ -240,7 +240,10 @@ async def temporary_after(
 
 
 async def is_gone(conn: Conn, member: Membership, since: datetime) -> bool:
-    """Whether a member came for a while only, has no role, and was not there since then."""
+    """Whether a member came for a while only, has no role, and was not there since then.
+
+    Never the owner: whoever was handed the guild stays.
+    """
     found: bool = await conn.fetchval(
         """
         SELECT EXISTS (
@@ -248,6 +251,9 @@ async def is_gone(conn: Conn, member: Membership, since: datetime) -> bool:
                 WHERE m.guild_id = $1 AND m.user_id = $2 AND m.is_temporary
                   AND coalesce(m.there_at < $3, true)
                   AND NOT EXISTS (SELECT FROM roles AS r WHERE r.id = ANY (m.roles))
+                  AND NOT EXISTS (
+                      SELECT FROM guilds AS g WHERE g.id = m.guild_id AND g.owner_id = m.user_id
+                      )
                )
         """,
         *member,

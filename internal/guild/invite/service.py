@@ -250,8 +250,9 @@ class InviteService:
         if not invite.max_uses or invite.uses + 1 < invite.max_uses:
             await repository.use(tx.conn, invite.code)
             return
-        await repository.delete(tx.conn, invite.code)
-        await self._tell_gone(tx, invite)
+        # The sweep may have come first, as it needs no lock: it has told of it.
+        if await repository.delete(tx.conn, invite.code):
+            await self._tell_gone(tx, invite)
 
     async def _tell_gone(self, tx: Transaction, invite: InviteRow) -> None:
         gone = GoneInvite(channel_id=invite.channel.id, guild_id=invite.guild_id, code=invite.code)

@@ -100,20 +100,30 @@ class RoleUpdated(RoleCreated, frozen=True, kw_only=True):
         return Snowflake(0) if self.has_other_sight else None
 
 
+class GoneRole(msgspec.Struct, frozen=True, kw_only=True):
+    guild_id: Snowflake
+    role_id: Snowflake
+
+
 class RoleDeleted(Event, frozen=True, kw_only=True):
     """A role is gone, from all members who had it, too: there is no event for each of them."""
 
     type: ClassVar[str] = "GUILD_ROLE_DELETE"
     guild_id: Snowflake
     role_id: Snowflake
+    has_other_sight: bool
 
     @override
     def reshapes(self) -> Snowflake | None:
-        return Snowflake(0)
+        return Snowflake(0) if self.has_other_sight else None
 
     @override
     def audience(self) -> Audience:
         return Audience(guild_id=self.guild_id)
+
+    @override
+    def payload(self) -> GoneRole:
+        return GoneRole(guild_id=self.guild_id, role_id=self.role_id)
 
 
 def rank_of(role: Role) -> Rank:

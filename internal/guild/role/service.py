@@ -133,8 +133,8 @@ class RoleService:
         wanted = _wanted(guild_id, wishes)
         async with self._guilds.change(actor, guild_id, Permission.MANAGE_ROLES) as (tx, access):
             roles = await _roles_of(tx.conn, guild_id)
-            for role_id in wanted:
-                _found(roles, role_id)
+            for wish in wishes:
+                _found(roles, wish.id)
             old = sorted((one for one in roles.values() if one.id != guild_id), key=rank_of)
             new = reordered(old, wanted)
             reach = sum(access.outranks(rank_of(role)) for role in old)
@@ -156,7 +156,8 @@ class RoleService:
                 raise InvalidRole
             check_reach(access, [role])
             changed = await repository.delete(tx.conn, role_id)
-            tx.emit(RoleDeleted(guild_id=guild_id, role_id=role_id))
+            decides = bool(int(role.permissions) & SEEING) or bool(changed)
+            tx.emit(RoleDeleted(guild_id=guild_id, role_id=role_id, has_other_sight=decides))
             if changed:
                 channels = (await guild_repository.channels_of(tx.conn, [guild_id]))[guild_id]
                 self._announce(tx, [channel for channel in channels if channel.id in changed])

@@ -133,15 +133,15 @@ class ThreadMembership:
 
     async def make_ready(self, actor: Snowflake, thread_id: Snowflake) -> None:
         """Take a thread out of the archive, or let the actor into a private one, to send there."""
-        async with self.change(actor, thread_id) as (tx, access, thread):
+        async with self.change(actor, thread_id) as (tx, access, found):
             if not allows(access.permissions, _SEND):
                 raise MissingPermissions
             refuse_locked(access)
-            now = self._clock.now()
+            now, thread = self._clock.now(), found
             if thread.thread_metadata.archived:
                 await refuse_more_active(tx.conn, thread.guild_id)
                 await repository.reopen(tx.conn, thread.id, now)
-                await tell_reopened(tx, access, actor)
+                thread = await tell_reopened(tx, access, actor)
             if access.thread is not None and access.thread.members is not None:
                 await add_member(tx, thread, as_member(access), _members(access), now)
 
