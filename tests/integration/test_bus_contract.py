@@ -48,6 +48,8 @@ class Listener:
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.heard: list[Drained | Whisper] = []
+        # How often it was called to find out whether it hears; such a call may come late.
+        self.probes = 0
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         bus.connect(Ears(drained=self._hear, whisper=self._hear))
@@ -56,13 +58,19 @@ class Listener:
         async with asyncio.timeout(10), self._news:
             await self._news.wait_for(lambda: len(self.heard) >= count)
 
+    async def was_probed(self) -> None:
+        async with asyncio.timeout(10), self._news:
+            await self._news.wait_for(lambda: self.probes > 0)
+
     @property
     def waves(self) -> list[bytes]:
-        whispers = [heard.payload for heard in self.heard if isinstance(heard, Whisper)]
-        return [payload for payload in whispers if not payload.startswith(_PROBE)]
+        return [heard.payload for heard in self.heard if isinstance(heard, Whisper)]
 
     def _hear(self, message: Drained | Whisper) -> None:
-        self.heard.append(message)
+        if isinstance(message, Whisper) and message.payload.startswith(_PROBE):
+            self.probes += 1
+        else:
+            self.heard.append(message)
         task = asyncio.get_running_loop().create_task(self._tell())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -98,11 +106,11 @@ class Nodes:
         other = RedisBus(redis, count_dropped=lambda _what: None)
         working = asyncio.gather(other.run(), redis.watch())
         try:
-            known = len(listener.heard)
+            listener.probes = 0
             async with asyncio.timeout(10):
-                while len(listener.heard) == known:
+                while not listener.probes:
                     other.whisper(Waved(n=-1))
-                    with_patience = asyncio.create_task(listener.has_heard(known + 1))
+                    with_patience = asyncio.create_task(listener.was_probed())
                     await asyncio.wait([with_patience], timeout=0.05)
                     with_patience.cancel()
                     await asyncio.gather(with_patience, return_exceptions=True)
