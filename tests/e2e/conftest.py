@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from internal.app import App, open_app
 from internal.config.config import Config, bound_to, load
+from internal.monitoring import load as load_model
 from tests.support.people import Person, Town
 from tests.support.process import ServerProcess
 
@@ -19,6 +20,17 @@ JWT_SECRET = "a key for tests that is long enough to sign with"
 Serve = Callable[[web.Application], Awaitable[TestServer]]
 OpenTown = Callable[..., Awaitable[Town]]
 StartServer = Callable[..., Awaitable[ServerProcess]]
+
+
+@pytest.fixture(autouse=True)
+def shared_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers in this process share its loop with the tests, and the machine with other workers.
+
+    What these cost is no load of the server's: it must not shed what a test asks for because of it.
+    Levels by the number of requests stay as they are.
+    """
+    monkeypatch.setattr(load_model, "_LAG_S", 10.0)
+    monkeypatch.setattr(load_model, "_DATABASE_S", 10.0)
 
 
 @pytest.fixture
